@@ -1,0 +1,30 @@
+{
+  # The shipped build: the core as a static library without exceptions, and the addon that binds it.
+  # Both source lists come from native/sources.json, which CMakeLists.txt reads too.
+  "target_defaults": {
+    "include_dirs": ["native"],
+    "cflags": ["-fvisibility=hidden", "-fstack-protector-strong"],
+    "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
+    "cflags_cc": ["-std=c++23", "-Wall", "-Wextra", "-Wpedantic", "-Werror"],
+    "configurations": { "Release": { "defines": ["NDEBUG", "_FORTIFY_SOURCE=2"] } }
+  },
+  "targets": [
+    {
+      "target_name": "vmfork_core",
+      "type": "static_library",
+      "sources": ["<!@(node scripts/list-sources.mjs core)"],
+      "cflags": ["-fPIC"],
+      "cflags_cc": ["-fno-exceptions"]
+    },
+    {
+      "target_name": "vmfork",
+      "sources": ["<!@(node scripts/list-sources.mjs binding)"],
+      "dependencies": [
+        "vmfork_core",
+        "<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"
+      ],
+      "defines": ["NAPI_VERSION=8"],
+      "ldflags": ["-Wl,-z,relro,-z,now"]
+    }
+  ]
+}
