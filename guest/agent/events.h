@@ -1,0 +1,20 @@
+// The agent's one epoll: who is watched, and what a wake-up means for the streams.
+#ifndef VMFORK_AGENT_EVENTS_H
+#define VMFORK_AGENT_EVENTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "streams.h"
+
+enum watch { kWatchStdout, kWatchStderr, kWatchStdin, kWatchPty };
+
+// Blocks all signals; SIGCHLD comes as an event from then on.
+void events_init(void);
+bool events_watch(int fd, const struct stream *stream, enum watch what);
+void events_forget_link(void);
+// Sleeps up to `timeout_ms` (-1: for ever) and marks what became ready. True: a child ended.
+bool events_wait(int timeout_ms);
+uint64_t now_ns(void);
+
+#endif

@@ -1,0 +1,48 @@
+// The control connection: one byte stream to the host, with a bounded buffer each way.
+#ifndef VMFORK_AGENT_LINK_H
+#define VMFORK_AGENT_LINK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "frames.h"
+
+enum {
+  kOutBytes = 256 << 10,
+  // Room for the longest answer to one frame (a PONG) and some small ones: below it no frame is
+  // handled and no output of a command is read.
+  kOutReserveBytes = kFrameHeaderBytes + kDataMaxBytes + (4 << 10),
+  kSmallFrameBytes = 512,
+};
+
+// Dials the host over vsock, or opens `device` when that is not NULL. Does not return on failure.
+void link_open(const char *device);
+// Uses a connected stream socket; the agent's tests talk to the loop through one.
+void link_adopt(int fd);
+int link_fd(void);
+
+// Reads what has come; with `wait` sleeps until something has. False: nothing there now.
+bool link_fill(bool wait);
+// True while the last read suggests that more bytes lie ready.
+bool link_readable(void);
+void link_set_readable(void);
+void link_set_writable(void);
+
+// Takes the next whole frame from the input. The payload stays valid until the next link_fill.
+bool link_next(struct frame *frame, uint8_t **payload);
+
+size_t link_room(void);
+bool link_idle(void);
+// `length` must fit link_room().
+void link_send(const struct frame *frame, const void *payload);
+void link_send_small(uint8_t type, uint32_t stream, uint16_t aux, uint32_t value);
+void link_send_error(uint32_t stream, int error, const char *stage, const char *text);
+// A place to read up to `length` bytes of DATA into, to be sent by link_commit_data.
+uint8_t *link_reserve_data(size_t length);
+void link_commit_data(uint32_t stream, uint16_t aux, uint32_t length);
+// Sends what the host takes now; link_drain waits until it has taken everything.
+void link_flush(void);
+void link_drain(void);
+
+#endif
