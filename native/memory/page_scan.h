@@ -1,0 +1,28 @@
+// Which pages of a private view a VM owns, exactly, from the kernel's page tables.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+
+namespace vmfork {
+
+// Offsets into the scanned range, multiples of the page size.
+struct PageRun {
+  uint64_t start = 0;
+  uint64_t size = 0;
+};
+
+struct PageCounts {
+  uint64_t shared_bytes = 0;  // present, the file's page
+  uint64_t owned_bytes = 0;   // present or swapped, private to this mapping
+};
+
+// `range` is page-aligned memory of this process. Uses PAGEMAP_SCAN (Linux 6.7), else /proc/self/pagemap.
+Result<std::vector<PageRun>> FindOwnedPages(std::span<const std::byte> range);
+Result<PageCounts> CountPages(std::span<const std::byte> range);
+
+}  // namespace vmfork

@@ -1,0 +1,203 @@
+// The state blob: magic, version, checksum of all that follows, sections. docs/snapshot-format.md describes it byte by byte.
+#include "snapshot/machine_state.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+
+#include "base/byte_io.h"
+#include "base/crc32c.h"
+#include "memory/layout.h"
+
+namespace vmfork {
+
+namespace {
+
+constexpr char kMagic[8] = {'V', 'M', 'F', 'K', 'S', 'T', 'A', 'T'};
+constexpr size_t kMaxCpuidEntries = 256, kMaxDevices = 32;
+constexpr uint32_t kMaxVcpus = 8, kMaxDisks = 4;
+
+enum class Tag : uint32_t { kConfig = 1, kHost = 2, kCpuid = 3, kVcpu = 4, kIrqchips = 5, kClock = 6, kDevice = 7, kMetadata = 8 };
+
+std::unexpected<Error> Damaged(std::string detail) {
+  return Fail(ErrorCode::kSnapshotInvalid, "decode snapshot", std::move(detail));
+}
+
+void PutText(ByteWriter& out, const std::string& text) { out.PutBlock(std::as_bytes(std::span(text))); }
+
+std::string GetText(ByteReader& in) {
+  const auto bytes = in.GetBlock();
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+void PutSection(ByteWriter& out, Tag tag, const std::function<void(ByteWriter&)>& fill) {
+  ByteWriter section;
+  fill(section);
+  out.Put(static_cast<uint32_t>(tag));
+  out.Put(Crc32c(section.Bytes()));
+  out.Put(static_cast<uint64_t>(section.Bytes().size()));
+  out.PutBytes(section.Bytes());
+}
+
+void EncodeConfig(const MachineConfig& config, ByteWriter& out) {
+  out.Put(config.memory_bytes);
+  out.Put(config.vcpus);
+  out.Put(config.cid);
+  out.Put(static_cast<uint32_t>(config.disks.size()));
+  for (const Disk& disk : config.disks) {
+    PutText(out, disk.path);
+    out.Put(disk.file->Size());
+    out.Put(disk.file->ModifiedNs());
+  }
+}
+
+Result<void> DecodeDisk(ByteReader& in, MachineConfig& config) {
+  const std::string path = GetText(in);
+  const auto size = in.Get<uint64_t>();
+  const auto modified_ns = in.Get<int64_t>();
+  if (!in.Ok() || path.empty() || path.find('\0') != std::string::npos) return Damaged("disk path");
+  VMFORK_TRY(file, File::OpenReadOnly(path, ErrorCode::kSnapshotIncompatible));
+  // The guest's page cache holds parts of it: a changed file would be seen half old, half new.
+  if (file->Size() != size || file->ModifiedNs() != modified_ns) {
+    return Fail(ErrorCode::kSnapshotIncompatible, "load snapshot", path + " has changed since the snapshot was made");
+  }
+  config.disks.push_back({path, std::move(file)});
+  return {};
+}
+
+Result<void> DecodeConfig(ByteReader& in, MachineConfig& config) {
+  config.memory_bytes = in.Get<uint64_t>();
+  config.vcpus = in.Get<uint32_t>();
+  config.cid = in.Get<uint32_t>();
+  const auto disks = in.Get<uint32_t>();
+  if (!in.Ok() || config.vcpus == 0 || config.vcpus > kMaxVcpus || disks > kMaxDisks ||
+      config.memory_bytes % kPageSize != 0 || config.memory_bytes == 0 || config.memory_bytes > layout::kMaxRamBytes) {
+    return Damaged("implausible configuration");
+  }
+  for (uint32_t i = 0; i < disks; ++i) VMFORK_CHECK(DecodeDisk(in, config));
+  return {};
+}
+
+Result<void> DecodeCpuid(ByteReader& in, MachineState& state) {
+  const auto count = in.Get<uint32_t>();
+  if (count > kMaxCpuidEntries) return Damaged("too many CPUID leaves");
+  for (uint32_t i = 0; i < count; ++i) state.cpuid.push_back(in.GetStruct<kvm_cpuid_entry2>());
+  return {};
+}
+
+Result<void> DecodeHost(ByteReader& in, MachineState& state) {
+  const auto kind = in.Get<uint32_t>();
+  if (kind > static_cast<uint32_t>(HostKind::kPvm)) return Damaged("unknown kind of host");
+  state.host_kind = static_cast<HostKind>(kind);
+  state.tsc_khz = in.Get<uint32_t>();
+  state.cpu_vendor = GetText(in);
+  return {};
+}
+
+Result<void> DecodeDevice(ByteReader& in, MachineState& state) {
+  if (state.devices.size() >= kMaxDevices) return Damaged("too many devices");
+  DeviceState device{.name = GetText(in), .bytes = {}};
+  const auto bytes = in.GetBlock();
+  device.bytes.assign(bytes.begin(), bytes.end());
+  state.devices.push_back(std::move(device));
+  return {};
+}
+
+Result<void> DecodeSection(Tag tag, ByteReader& in, DecodedMachineState& decoded) {
+  MachineState& state = decoded.state;
+  switch (tag) {
+    case Tag::kConfig: return DecodeConfig(in, state.config);
+    case Tag::kHost: return DecodeHost(in, state);
+    case Tag::kCpuid: return DecodeCpuid(in, state);
+    case Tag::kVcpu: {
+      if (state.vcpus.size() >= kMaxVcpus) return Damaged("too many vCPUs");
+      VMFORK_TRY(vcpu, DecodeVcpuState(in));
+      state.vcpus.push_back(std::move(vcpu));
+      return {};
+    }
+    case Tag::kIrqchips:
+      for (kvm_irqchip& chip : state.irqchips) chip = in.GetStruct<kvm_irqchip>();
+      return {};
+    case Tag::kClock: state.clock = in.GetStruct<kvm_clock_data>(); return {};
+    case Tag::kDevice: return DecodeDevice(in, state);
+    case Tag::kMetadata: decoded.metadata = GetText(in); return {};
+  }
+  return Damaged("unknown section " + std::to_string(static_cast<uint32_t>(tag)));
+}
+
+Result<void> DecodeSections(ByteReader& in, DecodedMachineState& decoded) {
+  while (in.Remaining() > 0) {
+    const auto tag = static_cast<Tag>(in.Get<uint32_t>());
+    const auto checksum = in.Get<uint32_t>();
+    const auto bytes = in.GetBytes(in.Get<uint64_t>());
+    const std::string name = "section " + std::to_string(static_cast<uint32_t>(tag));
+    if (!in.Ok()) return Damaged(name + " is truncated");
+    if (Crc32c(bytes) != checksum) return Damaged(name + " has a wrong checksum");
+    ByteReader section(bytes);
+    VMFORK_CHECK(DecodeSection(tag, section, decoded));
+    if (!section.AtEnd()) return Damaged(name + " has a wrong length");
+  }
+  return {};
+}
+
+}  // namespace
+
+std::vector<std::byte> EncodeMachineState(const MachineState& state, const std::string& metadata) {
+  ByteWriter sections;
+  PutSection(sections, Tag::kConfig, [&](ByteWriter& out) { EncodeConfig(state.config, out); });
+  PutSection(sections, Tag::kHost, [&](ByteWriter& out) {
+    out.Put(static_cast<uint32_t>(state.host_kind));
+    out.Put(state.tsc_khz);
+    PutText(out, state.cpu_vendor);
+  });
+  PutSection(sections, Tag::kCpuid, [&](ByteWriter& out) {
+    out.Put(static_cast<uint32_t>(state.cpuid.size()));
+    for (const kvm_cpuid_entry2& entry : state.cpuid) out.PutStruct(entry);
+  });
+  for (const VcpuState& vcpu : state.vcpus) {
+    PutSection(sections, Tag::kVcpu, [&](ByteWriter& out) { EncodeVcpuState(vcpu, out); });
+  }
+  PutSection(sections, Tag::kIrqchips, [&](ByteWriter& out) {
+    for (const kvm_irqchip& chip : state.irqchips) out.PutStruct(chip);
+  });
+  PutSection(sections, Tag::kClock, [&](ByteWriter& out) { out.PutStruct(state.clock); });
+  for (const DeviceState& device : state.devices) {
+    PutSection(sections, Tag::kDevice, [&](ByteWriter& out) {
+      PutText(out, device.name);
+      out.PutBlock(device.bytes);
+    });
+  }
+  PutSection(sections, Tag::kMetadata, [&](ByteWriter& out) { PutText(out, metadata); });
+
+  ByteWriter blob;
+  blob.PutBytes(std::as_bytes(std::span(kMagic)));
+  blob.Put(kSnapshotFormatVersion);
+  blob.Put(Crc32c(sections.Bytes()));
+  blob.PutBytes(sections.Bytes());
+  return blob.Take();
+}
+
+Result<DecodedMachineState> DecodeMachineState(std::span<const std::byte> blob) {
+  ByteReader in(blob);
+  const auto magic = in.GetBytes(sizeof kMagic);
+  if (!in.Ok() || std::memcmp(magic.data(), kMagic, sizeof kMagic) != 0) return Damaged("not a vmfork state file");
+  const auto version = in.Get<uint32_t>();
+  if (in.Ok() && version != kSnapshotFormatVersion) {
+    return Fail(ErrorCode::kSnapshotIncompatible, "load snapshot",
+                "format version " + std::to_string(version) + ", this library reads " +
+                    std::to_string(kSnapshotFormatVersion));
+  }
+  const auto checksum = in.Get<uint32_t>();
+  if (!in.Ok()) return Damaged("truncated header");
+  if (Crc32c(blob.subspan(blob.size() - in.Remaining())) != checksum) return Damaged("wrong checksum");
+  DecodedMachineState decoded;
+  VMFORK_CHECK(DecodeSections(in, decoded));
+  const MachineState& state = decoded.state;
+  if (state.config.memory_bytes == 0 || state.vcpus.size() != state.config.vcpus || state.cpuid.empty() ||
+      state.devices.empty()) {
+    return Damaged("a section is missing");
+  }
+  return decoded;
+}
+
+}  // namespace vmfork

@@ -1,0 +1,155 @@
+// Extent lists, private views and captured layers.
+#include "memory/image.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "memory/capture.h"
+#include "memory/gpa.h"
+#include "memory/page_scan.h"
+#include "memory/private_view.h"
+#include "tests/test.h"
+
+namespace vmfork {
+namespace {
+
+std::shared_ptr<const UniqueFd> MemoryFile(uint64_t pages, char fill) {
+  UniqueFd fd(::memfd_create("test", MFD_CLOEXEC));
+  std::string content(pages * kPageSize, fill);
+  EXPECT_EQ(::pwrite(fd.Get(), content.data(), content.size(), 0), static_cast<ssize_t>(content.size()));
+  return std::make_shared<const UniqueFd>(std::move(fd));
+}
+
+char At(const PrivateView& view, uint64_t page) { return static_cast<char>(view.Data()[page * kPageSize]); }
+void Put(const PrivateView& view, uint64_t page, char value) {
+  view.Data()[page * kPageSize] = static_cast<std::byte>(value);
+}
+
+TEST(ImageRefusesExtentsOutOfOrder) {
+  auto file = MemoryFile(4, 'a');
+  EXPECT_FALSE(Image::Make(4 * kPageSize, {{kPageSize, kPageSize, file, 0}, {0, kPageSize, file, 0}}).has_value());
+}
+
+TEST(ImageRefusesOverlapMisalignmentAndExcess) {
+  auto file = MemoryFile(4, 'a');
+  EXPECT_FALSE(Image::Make(4 * kPageSize, {{0, 2 * kPageSize, file, 0}, {kPageSize, kPageSize, file, 0}}).has_value());
+  EXPECT_FALSE(Image::Make(4 * kPageSize, {{1, kPageSize, file, 0}}).has_value());
+  EXPECT_FALSE(Image::Make(4 * kPageSize, {{3 * kPageSize, 2 * kPageSize, file, 0}}).has_value());
+  EXPECT_FALSE(Image::Make(4 * kPageSize, {{kPageSize, UINT64_MAX - 4095, file, 0}}).has_value());
+}
+
+TEST(OverlaySplitsTheParent) {
+  auto below = MemoryFile(8, 'b'), above = MemoryFile(2, 'a');
+  auto parent = Image::Make(8 * kPageSize, {{0, 8 * kPageSize, below, 0}});
+  auto image = Image::Overlay(**parent, {{2 * kPageSize, kPageSize, above, 0}, {5 * kPageSize, kPageSize, above, kPageSize}});
+  EXPECT_TRUE(image.has_value());
+  EXPECT_EQ((*image)->Extents().size(), 5u);
+  auto view = PrivateView::Map(*image);
+  std::string seen;
+  for (uint64_t page = 0; page < 8; ++page) seen.push_back(At(*view, page));
+  EXPECT_EQ(seen, "bbabbabb");
+}
+
+TEST(OverlayJoinsNeighboursOfOneLayer) {
+  auto below = MemoryFile(4, 'b'), above = MemoryFile(2, 'a');
+  auto parent = Image::Make(4 * kPageSize, {{0, 4 * kPageSize, below, 0}});
+  auto image = Image::Overlay(**parent, {{0, kPageSize, above, 0}, {kPageSize, kPageSize, above, kPageSize}});
+  EXPECT_EQ((*image)->Extents().size(), 2u);
+}
+
+TEST(OverlayOfRandomLayersEqualsPageByPageModel) {
+  constexpr uint64_t kPages = 64;
+  unsigned random = 12345;
+  auto next = [&random](unsigned bound) { return (random = random * 1103515245 + 12345) / 65536 % bound; };
+  std::string model(kPages, '\0');
+  std::shared_ptr<const Image> image = Image::Zero(kPages * kPageSize);
+  for (char letter = 'a'; letter <= 'z'; ++letter) {
+    auto file = MemoryFile(kPages, letter);
+    std::vector<Extent> layer;
+    for (uint64_t page = next(8); page < kPages;) {
+      const uint64_t size = std::min<uint64_t>(1 + next(6), kPages - page);
+      layer.push_back({page * kPageSize, size * kPageSize, file, page * kPageSize});
+      for (uint64_t i = page; i < page + size; ++i) model[i] = letter;
+      page += size + next(10);
+    }
+    auto overlaid = Image::Overlay(*image, layer);
+    EXPECT_TRUE(overlaid.has_value());
+    image = *overlaid;
+  }
+  auto view = PrivateView::Map(image);
+  for (uint64_t page = 0; page < kPages; ++page) EXPECT_EQ(At(*view, page), model[page]);
+}
+
+TEST(WritesStayInTheirView) {
+  auto image = Image::Make(4 * kPageSize, {{0, 4 * kPageSize, MemoryFile(4, 'x'), 0}});
+  auto one = PrivateView::Map(*image), two = PrivateView::Map(*image);
+  Put(*one, 1, '1');
+  Put(*two, 2, '2');
+  auto three = PrivateView::Map(*image);
+  EXPECT_EQ(At(*one, 2), 'x');
+  EXPECT_EQ(At(*two, 1), 'x');
+  EXPECT_EQ(At(*three, 1), 'x');
+  EXPECT_EQ(At(*three, 2), 'x');
+}
+
+TEST(PagesAreCountedExactly) {
+  auto image = Image::Make(16 * kPageSize, {{0, 8 * kPageSize, MemoryFile(8, 'x'), 0}});
+  auto view = PrivateView::Map(*image);
+  ::madvise(view->Data(), view->Size(), MADV_RANDOM);  // no fault-around: only what is touched is present
+  volatile char sink = At(*view, 3);
+  Put(*view, 5, 'w');
+  Put(*view, 6, 'w');
+  Put(*view, 12, 'w');
+  (void)sink;
+  auto counts = CountPages(std::span(view->Data(), view->Size()));
+  EXPECT_EQ(counts->owned_bytes, 3 * kPageSize);
+  EXPECT_TRUE(counts->shared_bytes >= kPageSize);
+  auto runs = FindOwnedPages(std::span(view->Data(), view->Size()));
+  EXPECT_EQ(runs->size(), 2u);
+  EXPECT_EQ((*runs)[0].start, 5 * kPageSize);
+  EXPECT_EQ((*runs)[0].size, 2 * kPageSize);
+  EXPECT_EQ((*runs)[1].start, 12 * kPageSize);
+}
+
+TEST(CaptureOverNothingIsOneExtentWithHoles) {
+  auto view = PrivateView::Map(Image::Zero(1024 * kPageSize));
+  Put(*view, 10, 'a');
+  Put(*view, 700, 'b');
+  view->Data()[800 * kPageSize] = std::byte{0};  // touched, but zero
+  auto image = CaptureImage(*view);
+  EXPECT_EQ((*image)->Extents().size(), 1u);
+  auto copy = PrivateView::Map(*image);
+  EXPECT_EQ(std::memcmp(copy->Data(), view->Data(), view->Size()), 0);
+}
+
+TEST(CaptureOfCapturesShowsEachGeneration) {
+  auto view = PrivateView::Map(Image::Zero(4096 * kPageSize));
+  for (int generation = 0; generation < 5; ++generation) {
+    for (uint64_t page = static_cast<uint64_t>(generation); page < 4096; page += 257) {
+      Put(*view, page, static_cast<char>('A' + generation));
+    }
+    auto image = CaptureImage(*view);
+    EXPECT_TRUE(image.has_value());
+    auto copy = PrivateView::Map(*image);
+    EXPECT_EQ(std::memcmp(copy->Data(), view->Data(), view->Size()), 0);
+    EXPECT_TRUE(view->Remap(*image).has_value());
+    EXPECT_EQ(std::memcmp(copy->Data(), view->Data(), view->Size()), 0);
+    EXPECT_EQ(FindOwnedPages(std::span(view->Data(), view->Size()))->size(), 0u);
+  }
+}
+
+TEST(CapturedLayerIsSealed) {
+  auto view = PrivateView::Map(Image::Zero(16 * kPageSize));
+  Put(*view, 1, 'a');
+  auto image = CaptureImage(*view);
+  const int fd = (*image)->Extents()[0].file->Get();
+  EXPECT_EQ(::pwrite(fd, "x", 1, 0), -1);
+  EXPECT_EQ(::ftruncate(fd, 0), -1);
+}
+
+}  // namespace
+}  // namespace vmfork
+
+TEST_MAIN()

@@ -1,0 +1,141 @@
+// Reading, writing and encoding processor state.
+#include "vcpu/vcpu_state.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <string>
+
+namespace vmfork {
+
+namespace {
+
+constexpr uint32_t kMsrTsc = 0x10, kMsrTscAdjust = 0x3b, kMsrTscDeadline = 0x6e0;
+constexpr uint32_t kMsrKvmWallClock = 0x11, kMsrKvmSystemTime = 0x12;
+constexpr uint32_t kMsrKvmWallClockNew = 0x4b564d00, kMsrKvmSystemTimeNew = 0x4b564d01;
+constexpr uint32_t kHyperVFirst = 0x4000'0000, kHyperVLast = 0x4000'01ff;
+constexpr size_t kMaxMsrs = 1024, kMaxXsaveBytes = 1 << 16;
+
+// Writing one of these, even with its own value, moves time or writes guest memory.
+constexpr std::array kTimeMsrs = {kMsrTsc,          kMsrTscAdjust,       kMsrTscDeadline,     kMsrKvmWallClock,
+                                  kMsrKvmSystemTime, kMsrKvmWallClockNew, kMsrKvmSystemTimeNew};
+
+bool IsTimeMsr(uint32_t index) { return std::ranges::find(kTimeMsrs, index) != kTimeMsrs.end(); }
+
+// The list names MSRs of features that this vCPU was not given: those cannot be read, and are left out.
+Result<std::vector<kvm_msr_entry>> ReadMsrs(const VcpuFd& vcpu, const std::vector<uint32_t>& indices) {
+  std::vector<kvm_msr_entry> wanted;
+  for (uint32_t index : indices) {
+    // Interfaces of another hypervisor, which FitCpuid() does not offer.
+    if (index >= kHyperVFirst && index <= kHyperVLast) continue;
+    wanted.push_back({.index = index, .reserved = 0, .data = 0});
+  }
+  std::vector<kvm_msr_entry> read;
+  std::span<kvm_msr_entry> rest(wanted);
+  while (!rest.empty()) {
+    VMFORK_TRY(count, vcpu.GetMsrs(rest));
+    read.insert(read.end(), rest.begin(), rest.begin() + static_cast<ptrdiff_t>(count));
+    rest = rest.subspan(std::min(rest.size(), count + 1));
+  }
+  return read;
+}
+
+// Some can be read but not written: constants of the processor. They are found out here, once, and not at every fork.
+Result<void> DropReadOnlyMsrs(const VcpuFd& vcpu, std::vector<kvm_msr_entry>& msrs) {
+  std::vector<kvm_msr_entry> writable;
+  for (const kvm_msr_entry& entry : msrs) {
+    if (!IsTimeMsr(entry.index)) {
+      VMFORK_TRY(count, vcpu.SetMsrs(std::span(&entry, 1)));
+      if (count == 0) continue;
+    }
+    writable.push_back(entry);
+  }
+  // The TSC before everything that is counted in it; the deadline is KVM's to arm once the APIC is in place.
+  std::ranges::stable_partition(writable, [](const kvm_msr_entry& entry) { return entry.index == kMsrTsc; });
+  msrs = std::move(writable);
+  return {};
+}
+
+}  // namespace
+
+Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& format) {
+  VcpuState state;
+  // First: reading it makes KVM take in INIT and SIPI that are still pending.
+  VMFORK_CHECK(vcpu.Get(state.mp_state));
+  VMFORK_CHECK(vcpu.Get(state.regs));
+  VMFORK_CHECK(vcpu.Get(state.sregs));
+  state.has_xcrs = format.has_xcrs;
+  if (format.has_xcrs) VMFORK_CHECK(vcpu.Get(state.xcrs));
+  state.xsave.resize(format.xsave_bytes);
+  VMFORK_CHECK(vcpu.GetXsave(state.xsave));
+  VMFORK_CHECK(vcpu.Get(state.debugregs));
+  VMFORK_CHECK(vcpu.Get(state.lapic));
+  VMFORK_TRY(msrs, ReadMsrs(vcpu, format.msr_indices));
+  state.msrs = std::move(msrs);
+  VMFORK_CHECK(DropReadOnlyMsrs(vcpu, state.msrs));
+  VMFORK_CHECK(vcpu.Get(state.events));
+  return state;
+}
+
+Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state) {
+  VMFORK_CHECK(vcpu.Set(state.sregs));
+  if (state.has_xcrs) VMFORK_CHECK(vcpu.Set(state.xcrs));
+  VMFORK_CHECK(vcpu.SetXsave(state.xsave));
+  VMFORK_CHECK(vcpu.Set(state.regs));
+  VMFORK_CHECK(vcpu.Set(state.debugregs));
+  // Before the MSRs: a TSC deadline is only taken when the APIC's timer is in that mode.
+  VMFORK_CHECK(vcpu.Set(state.lapic));
+  VMFORK_TRY(count, vcpu.SetMsrs(state.msrs));
+  if (count < state.msrs.size()) {
+    char detail[32];
+    std::snprintf(detail, sizeof detail, "MSR 0x%x", state.msrs[count].index);
+    return Fail(ErrorCode::kSnapshotIncompatible, "KVM_SET_MSRS", detail);
+  }
+  VMFORK_CHECK(vcpu.Set(state.mp_state));
+  return vcpu.Set(state.events);
+}
+
+void EncodeVcpuState(const VcpuState& state, ByteWriter& out) {
+  out.PutStruct(state.mp_state);
+  out.PutStruct(state.regs);
+  out.PutStruct(state.sregs);
+  out.Put<uint8_t>(state.has_xcrs ? 1 : 0);
+  out.PutStruct(state.xcrs);
+  out.PutBlock(state.xsave);
+  out.PutStruct(state.debugregs);
+  out.PutStruct(state.lapic);
+  out.Put(static_cast<uint32_t>(state.msrs.size()));
+  for (const kvm_msr_entry& entry : state.msrs) {
+    out.Put<uint32_t>(entry.index);
+    out.Put<uint64_t>(entry.data);
+  }
+  out.PutStruct(state.events);
+}
+
+Result<VcpuState> DecodeVcpuState(ByteReader& in) {
+  VcpuState state;
+  state.mp_state = in.GetStruct<kvm_mp_state>();
+  state.regs = in.GetStruct<kvm_regs>();
+  state.sregs = in.GetStruct<kvm_sregs>();
+  state.has_xcrs = in.Get<uint8_t>() != 0;
+  state.xcrs = in.GetStruct<kvm_xcrs>();
+  const auto xsave = in.GetBlock();
+  state.xsave.assign(xsave.begin(), xsave.end());
+  state.debugregs = in.GetStruct<kvm_debugregs>();
+  state.lapic = in.GetStruct<kvm_lapic_state>();
+  const auto msr_count = in.Get<uint32_t>();
+  // KVM reads xsave without being told its length: a short one would have it read beyond.
+  if (!in.Ok() || msr_count > kMaxMsrs || state.xsave.size() < sizeof(kvm_xsave) || state.xsave.size() > kMaxXsaveBytes ||
+      state.xcrs.nr_xcrs > KVM_MAX_XCRS) {
+    return Fail(ErrorCode::kSnapshotInvalid, "decode vCPU", "implausible lengths");
+  }
+  for (uint32_t i = 0; i < msr_count; ++i) {
+    const auto index = in.Get<uint32_t>();
+    state.msrs.push_back({.index = index, .reserved = 0, .data = in.Get<uint64_t>()});
+  }
+  state.events = in.GetStruct<kvm_vcpu_events>();
+  if (!in.Ok()) return Fail(ErrorCode::kSnapshotInvalid, "decode vCPU", "truncated");
+  return state;
+}
+
+}  // namespace vmfork

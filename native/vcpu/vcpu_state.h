@@ -1,0 +1,44 @@
+// VcpuState: everything that is in a virtual processor, in the order in which KVM wants it read and written.
+#pragma once
+
+#include <linux/kvm.h>
+
+#include <cstddef>
+#include <vector>
+
+#include "base/byte_io.h"
+#include "base/result.h"
+#include "kvm/vcpu_fd.h"
+
+namespace vmfork {
+
+struct VcpuState {
+  kvm_mp_state mp_state{};
+  kvm_regs regs{};
+  kvm_sregs sregs{};
+  kvm_xcrs xcrs{};
+  bool has_xcrs = false;
+  std::vector<std::byte> xsave;  // KVM_CAP_XSAVE2's size, at least 4096
+  kvm_debugregs debugregs{};
+  kvm_lapic_state lapic{};
+  std::vector<kvm_msr_entry> msrs;  // readable and writable ones of KVM_GET_MSR_INDEX_LIST; the TSC first
+  kvm_vcpu_events events{};
+};
+
+// What of it depends on the host.
+struct VcpuStateFormat {
+  size_t xsave_bytes = sizeof(kvm_xsave);
+  bool has_xcrs = false;
+  std::vector<uint32_t> msr_indices;
+};
+
+// The vCPU must be parked. Reading has no lasting effect on it.
+Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& format);
+// Into a vCPU that already has its CPUID. Error kSnapshotIncompatible when the host refuses a register.
+Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state);
+
+void EncodeVcpuState(const VcpuState& state, ByteWriter& out);
+// Hostile input: lengths are checked, values are KVM's to judge. Error: kSnapshotInvalid.
+Result<VcpuState> DecodeVcpuState(ByteReader& in);
+
+}  // namespace vmfork

@@ -1,0 +1,43 @@
+// Start-up of an engine.
+#include "vm/engine.h"
+
+#include <string>
+
+namespace vmfork {
+
+namespace {
+constexpr unsigned kLoops = 2;
+// Forks are dominated by kernel locks that more threads only contend for; a boot or save beside them must still find a thread.
+constexpr unsigned kWorkers = 4;
+}  // namespace
+
+Result<std::shared_ptr<Engine>> Engine::Create() {
+  VMFORK_TRY(kvm, Kvm::Open());
+  VMFORK_TRY(host, ProbeHost(kvm));
+  constexpr int kStableApi = 12;  // Documentation/virt/kvm/api.rst: anything else is to be refused
+  if (host.api_version != kStableApi) {
+    return Fail(ErrorCode::kKvmCapability, "KVM_GET_API_VERSION", "version " + std::to_string(host.api_version));
+  }
+  if (!host.missing.empty()) return Fail(ErrorCode::kKvmCapability, "KVM_CHECK_EXTENSION", "KVM_CAP_" + host.missing[0]);
+  VMFORK_TRY(mapping_size, kvm.VcpuMappingSize());
+  VMFORK_TRY(cpuid, kvm.SupportedCpuid());
+  VMFORK_TRY(msrs, kvm.MsrIndexList());
+  std::shared_ptr<Engine> engine(new Engine(std::move(kvm), std::move(host)));
+  engine->vcpu_mapping_size_ = mapping_size;
+  engine->supported_cpuid_ = std::move(cpuid);
+  engine->vcpu_format_ = {.xsave_bytes = sizeof(kvm_xsave),
+                          .has_xcrs = engine->kvm_.CheckExtension(KVM_CAP_XCRS) != 0,
+                          .msr_indices = std::move(msrs)};
+  for (unsigned i = 0; i < kLoops; ++i) {
+    VMFORK_TRY(loop, EventLoop::Start("vmfork-loop" + std::to_string(i)));
+    engine->loops_.push_back(std::move(loop));
+  }
+  engine->workers_ = std::make_unique<WorkerPool>(kWorkers);
+  return engine;
+}
+
+Engine::~Engine() = default;
+
+EventLoop& Engine::NextLoop() { return *loops_[next_loop_.fetch_add(1) % loops_.size()]; }
+
+}  // namespace vmfork

@@ -1,0 +1,50 @@
+// Engine: what VMs of one owner share: /dev/kvm, the event loop threads that serve devices, and workers for blocking steps.
+// Nothing here is global: several engines live in one process.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "base/worker_pool.h"
+#include "kvm/host.h"
+#include "kvm/kvm_fd.h"
+#include "vcpu/vcpu_state.h"
+
+namespace vmfork {
+
+class Engine {
+ public:
+  // Opens /dev/kvm and starts the threads. Errors: kKvmMissing, kKvmDenied, kKvmCapability, kSystem.
+  static Result<std::shared_ptr<Engine>> Create();
+  ~Engine();
+
+  const Kvm& GetKvm() const { return kvm_; }
+  const HostInfo& Host() const { return host_; }
+  // Constant answers of /dev/kvm, asked once: forks do not repeat them.
+  size_t VcpuMappingSize() const { return vcpu_mapping_size_; }
+  const std::vector<kvm_cpuid_entry2>& SupportedCpuid() const { return supported_cpuid_; }
+  const VcpuStateFormat& VcpuFormat() const { return vcpu_format_; }
+  // The loop that serves the next VM's devices (round robin).
+  EventLoop& NextLoop();
+  // For steps that block: boots, forks, saves, teardown. Tasks run in any order.
+  WorkerPool& Workers() { return *workers_; }
+
+ private:
+  Engine(Kvm kvm, HostInfo host) : kvm_(std::move(kvm)), host_(std::move(host)) {}
+
+  Kvm kvm_;
+  HostInfo host_;
+  size_t vcpu_mapping_size_ = 0;
+  std::vector<kvm_cpuid_entry2> supported_cpuid_;
+  VcpuStateFormat vcpu_format_;
+  std::vector<std::unique_ptr<EventLoop>> loops_;
+  std::atomic<uint32_t> next_loop_ = 0;
+  std::unique_ptr<WorkerPool> workers_;
+};
+
+}  // namespace vmfork

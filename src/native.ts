@@ -1,0 +1,131 @@
+// Finds, loads and types the native addon: the only file that knows how.
+//
+// Everything below this border is bytes, numbers and handles. Options are validated in options.ts before they get here; the addon
+// checks only what memory safety needs. Every method that can take longer than half a millisecond returns a Promise.
+
+import { createRequire } from 'node:module';
+import { dirname, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** What kind of processor virtualization `/dev/kvm` offers. */
+export type HostKind = 'hardware' | 'pvm';
+
+/** Facts about the host, from `/dev/kvm` and `/sys/module`. */
+export interface NativeHostInfo {
+  kind: HostKind;
+  apiVersion: number;
+  /** CPU vendor string of CPUID leaf 0, e.g. `AuthenticAMD`. */
+  cpuVendor: string;
+  /** KVM capabilities the engine asks for, by kernel name without `KVM_CAP_`, and their values (0 = absent). */
+  capabilities: Record<string, number>;
+  /** Capabilities among those that the engine cannot work without and that are absent. */
+  missing: string[];
+  maxVcpus: number;
+}
+
+export interface NativeBootOptions {
+  kernelPath: string;
+  initrdPath: string | null;
+  /** Read-only disks, shown to the guest as /dev/vda, /dev/vdb, … */
+  diskPaths: string[];
+  cmdline: string;
+  memoryBytes: number;
+  vcpus: number;
+  cid: number;
+  /** Most bytes of console output kept (the newest). */
+  consoleBytes: number;
+}
+
+export interface NativeForkOptions {
+  cid: number;
+  /** Put into the control channel before the clone's first instruction: the RESUME frame and what follows it. */
+  controlBytes: Uint8Array;
+  consoleBytes: number;
+}
+
+/** Nanoseconds per stage, in the order they ran. */
+export interface NativeStage {
+  name: string;
+  ns: number;
+}
+
+/** Exact page accounting from the kernel, bytes. */
+export interface NativeMemory {
+  /** Guest memory present in the host's page tables for this VM. */
+  residentBytes: number;
+  /** Resident pages that still are the image's. */
+  sharedBytes: number;
+  /** Pages this VM owns alone: written since boot or fork. */
+  privateBytes: number;
+}
+
+export type NativeEvent =
+  /** The VM ended by itself; `code` is a `VMF_…` error code. */
+  | { kind: 'exit'; vm: number; code: string; message: string }
+  /** The guest dialled a port somebody listens on; `fd` is now the receiver's. */
+  | { kind: 'connection'; vm: number; port: number; guestPort: number; fd: number }
+  /** New console bytes. */
+  | { kind: 'console'; vm: number; bytes: Uint8Array };
+
+export interface NativeVm {
+  /** Number that events carry. */
+  readonly id: number;
+  /** Hands over a clone's end of the control channel: an fd of a Unix stream socket, once. A booted VM's arrives as a `connection` event with port 1024. */
+  takeControlFd(): number;
+  /** Boot and fork stages. */
+  stages(): NativeStage[];
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  /** Freezes a paused VM into a snapshot. The VM stays paused. */
+  snapshot(): Promise<NativeSnapshot>;
+  /** Dials a port of the guest; resolves with an fd of a connected Unix stream socket. */
+  connect(port: number): Promise<number>;
+  listen(port: number): void;
+  unlisten(port: number): void;
+  /** Starts or stops `console` events. */
+  watchConsole(on: boolean): void;
+  /** The newest console output, at most `consoleBytes`. */
+  consoleTail(): Uint8Array;
+  memory(): Promise<NativeMemory>;
+  /** A few thousand RIP samples of vCPU 0 for boot profiling (developer tool). */
+  sampleRip(count: number, intervalUs: number): Promise<BigUint64Array>;
+  /** Ends the VM; resolves when its threads are gone and its memory is unmapped. Idempotent. */
+  destroy(): Promise<void>;
+}
+
+export interface NativeSnapshotInfo {
+  memoryBytes: number;
+  vcpus: number;
+  /** Bytes the image's own layer holds. */
+  imageBytes: number;
+  extents: number;
+  stateBytes: number;
+  hostKind: HostKind;
+}
+
+export interface NativeSnapshot {
+  readonly id: number;
+  info(): NativeSnapshotInfo;
+  fork(options: NativeForkOptions): Promise<NativeVm>;
+  /** Writes the snapshot into a new directory, atomically. `metadata` is opaque UTF-8 kept beside the state. */
+  save(directory: string, metadata: string): Promise<void>;
+  /** Metadata given to `save`, when this snapshot was loaded. */
+  metadata(): string;
+  /** Lets go of the image. Clones that live keep their share of it. Idempotent. */
+  close(): void;
+}
+
+export interface NativeEngine {
+  boot(options: NativeBootOptions): Promise<NativeVm>;
+  load(directory: string): Promise<NativeSnapshot>;
+  /** Destroys every VM and ends all threads. Idempotent. */
+  close(): Promise<void>;
+}
+
+export interface NativeAddon {
+  probeHost(): NativeHostInfo;
+  /** One engine: its own event loop threads and workers. `onEvent` is called on JavaScript's thread. */
+  createEngine(onEvent: (event: NativeEvent) => void): NativeEngine;
+
+  version(): string;
+}
