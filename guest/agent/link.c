@@ -151,19 +151,18 @@ bool link_fill(bool wait) {
   return false;
 }
 
-bool link_next(struct frame *frame, uint8_t **payload) {
+enum link_result link_next(struct frame *frame, uint8_t **payload, const char **problem) {
   uint32_t left = link_state.in_end - link_state.in_start;
-  if (left < kFrameHeaderBytes) return false;
+  if (left < kFrameHeaderBytes) return kLinkNothing;
   uint8_t *header = in_buffer + link_state.in_start;
   struct frame head = frame_decode(header);
-  // The caller refuses a header that says more than the limit, so it must see it at once.
-  if (head.length <= kFrameMaxPayloadBytes) {
-    if (left - kFrameHeaderBytes < head.length) return false;
-    link_state.in_start += kFrameHeaderBytes + head.length;
-  }
+  *problem = frame_check(&head);
+  if (*problem) return kLinkBroken;
+  if (left - kFrameHeaderBytes < head.length) return kLinkNothing;
+  link_state.in_start += kFrameHeaderBytes + head.length;
   *frame = head;
   *payload = header + kFrameHeaderBytes;
-  return true;
+  return kLinkFrame;
 }
 
 size_t link_room(void) {

@@ -29,8 +29,11 @@ bool link_readable(void);
 void link_set_readable(void);
 void link_set_writable(void);
 
-// Takes the next whole frame from the input. The payload stays valid until the next link_fill.
-bool link_next(struct frame *frame, uint8_t **payload);
+enum link_result { kLinkNothing, kLinkFrame, kLinkBroken };
+
+// Takes the next whole frame from the input; its payload stays valid until the next link_fill. A
+// header that breaks a rule is reported in `problem` at once, before its payload has come.
+enum link_result link_next(struct frame *frame, uint8_t **payload, const char **problem);
 
 size_t link_room(void);
 bool link_idle(void);

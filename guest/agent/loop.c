@@ -55,7 +55,10 @@ static void quiesce(const struct frame *frame) {
 
 static void resume(const struct frame *frame, uint8_t *payload) {
   if (!(frame->aux & kResumeThawOnly)) {
-    if (!identity_apply(payload, frame->length)) return;
+    if (!identity_apply(payload, frame->length)) {
+      link_drain();
+      return;
+    }
     streams_detach();
   }
   quiesced = false;
@@ -141,8 +144,6 @@ static void serve_stream(const struct frame *frame, const uint8_t *payload) {
 }
 
 static void serve(const struct frame *frame, uint8_t *payload) {
-  const char *problem = frame_check(frame);
-  if (problem) protocol_error(problem);
   if (quiesced) {
     if (frame->type == kShutdown) shut_down();
     if (frame->type != kResume) protocol_error("only RESUME may follow QUIESCE");
@@ -162,8 +163,11 @@ static void serve(const struct frame *frame, uint8_t *payload) {
 static bool serve_all(void) {
   struct frame frame;
   uint8_t *payload;
+  const char *problem;
   while (link_room() >= kOutReserveBytes) {
-    if (!link_next(&frame, &payload)) return false;
+    enum link_result result = link_next(&frame, &payload, &problem);
+    if (result == kLinkBroken) protocol_error(problem);
+    if (result == kLinkNothing) return false;
     serve(&frame, payload);
   }
   return true;

@@ -52,20 +52,22 @@ static int try_directory(const struct spawn *spawn, const char *directory, size_
 
 // execvp's rules: a name with a slash is a path; else the first executable file in PATH wins, and
 // one that may not be executed is worth saying.
-static const char *lookup(struct spawn *spawn) {
-  if (strchr(spawn->argv[0], '/')) return spawn->argv[0];
+static bool lookup(struct spawn *spawn) {
+  spawn->file = spawn->argv[0];
+  if (strchr(spawn->file, '/')) return true;
   int error = ENOENT;
-  const char *path = spawn->argv[0][0] ? find_path(spawn->envp) : NULL;
+  const char *path = spawn->file[0] ? find_path(spawn->envp) : NULL;
+  spawn->file = found_path;
   while (path) {
     const char *end = strchrnul(path, ':');
     int result = try_directory(spawn, path, (size_t)(end - path));
-    if (result == 0) return found_path;
+    if (result == 0) return true;
     if (result == EACCES) error = EACCES;
     path = *end ? end + 1 : NULL;
   }
   spawn->stage = "lookup";
   spawn->error = error;
-  return NULL;
+  return false;
 }
 
 static bool became_user(const struct spawn *spawn) {
@@ -89,16 +91,16 @@ static const char *prepare_child(const struct spawn *spawn) {
   return NULL;
 }
 
-_Noreturn static void run_child(struct spawn *spawn, const char *file) {
+_Noreturn static void run_child(struct spawn *spawn) {
   const char *stage = prepare_child(spawn);
   if (!stage) {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    execve(file, spawn->argv, spawn->envp);
+    execve(spawn->file, spawn->argv, spawn->envp);
     int error = errno;
     // A missing interpreter of a script that is there must not look like a missing command.
-    stage = error == ENOENT && access(file, F_OK) < 0 ? "lookup" : "exec";
+    stage = error == ENOENT && access(spawn->file, F_OK) < 0 ? "lookup" : "exec";
     errno = error;
   }
   spawn->stage = stage;
@@ -108,10 +110,9 @@ _Noreturn static void run_child(struct spawn *spawn, const char *file) {
 
 pid_t spawn_start(struct spawn *spawn) {
   spawn->stage = NULL;
-  const char *file = lookup(spawn);
-  if (!file) return -1;
+  if (!lookup(spawn)) return -1;
   pid_t pid = vfork();
-  if (pid == 0) run_child(spawn, file);
+  if (pid == 0) run_child(spawn);
   if (pid < 0) {
     spawn->stage = "fork";
     spawn->error = errno;

@@ -14,6 +14,7 @@ struct spawn {
   uint32_t gid;
   bool terminal;        // fds[0] becomes the controlling terminal
   int fds[3];           // what the program gets as 0, 1, 2; all of them >= 3
+  const char *file;     // what argv[0] was found to be
   // Filled when starting fails.
   const char *stage;
   int error;
