@@ -17,6 +17,9 @@ constexpr uint32_t kEdxHtt = 1U << 28;
 // Leaf 0x80000001.
 constexpr uint32_t kEcxSvm = 1U << 2, kEcxTopoExt = 1U << 22;
 
+// Leaf 0x80000007.
+constexpr uint32_t kEdxInvariantTsc = 1U << 8;
+
 // KVM's own leaf. Only the clock: every other paravirtual feature either makes hypercalls (which hang on hosts that interpret the
 // guest's kernel) or keeps state in guest memory that a fork would have to repair.
 constexpr uint32_t kKvmFeatures = 0x4000'0001;
@@ -53,6 +56,8 @@ std::vector<kvm_cpuid_entry2> FitCpuid(std::vector<kvm_cpuid_entry2> supported, 
       case 0xa: entry.eax = entry.ebx = entry.ecx = entry.edx = 0; break;  // no performance counters: their state is large
       case kKvmFeatures: entry.eax &= kKvmClockBits; break;
       case 0x8000'0001: entry.ecx &= ~(kEcxSvm | kEcxTopoExt); break;
+      // No invariant TSC: a kernel that sees it prefers the TSC, whose rate a snapshot cannot carry to another host, to kvm-clock.
+      case 0x8000'0007: entry.edx &= ~kEdxInvariantTsc; break;
       case 0x8000'0008: entry.ecx = vcpus - 1; break;
       default: break;
     }

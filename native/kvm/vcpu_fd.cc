@@ -39,6 +39,7 @@ kvm_run& VcpuFd::Run() const { return *reinterpret_cast<kvm_run*>(run_.Data()); 
 
 Result<void> VcpuFd::Get(kvm_regs& v) const { return CallVoid(fd_, KVM_GET_REGS, &v, "KVM_GET_REGS"); }
 Result<void> VcpuFd::Get(kvm_sregs& v) const { return CallVoid(fd_, KVM_GET_SREGS, &v, "KVM_GET_SREGS"); }
+Result<void> VcpuFd::Get(kvm_fpu& v) const { return CallVoid(fd_, KVM_GET_FPU, &v, "KVM_GET_FPU"); }
 Result<void> VcpuFd::Get(kvm_xcrs& v) const { return CallVoid(fd_, KVM_GET_XCRS, &v, "KVM_GET_XCRS"); }
 Result<void> VcpuFd::Get(kvm_debugregs& v) const {
   return CallVoid(fd_, KVM_GET_DEBUGREGS, &v, "KVM_GET_DEBUGREGS");
@@ -56,6 +57,7 @@ Result<void> VcpuFd::Set(const kvm_regs& v) const { return CallVoid(fd_, KVM_SET
 Result<void> VcpuFd::Set(const kvm_sregs& v) const {
   return CallVoid(fd_, KVM_SET_SREGS, &v, "KVM_SET_SREGS");
 }
+Result<void> VcpuFd::Set(const kvm_fpu& v) const { return CallVoid(fd_, KVM_SET_FPU, &v, "KVM_SET_FPU"); }
 Result<void> VcpuFd::Set(const kvm_xcrs& v) const { return CallVoid(fd_, KVM_SET_XCRS, &v, "KVM_SET_XCRS"); }
 Result<void> VcpuFd::Set(const kvm_debugregs& v) const {
   return CallVoid(fd_, KVM_SET_DEBUGREGS, &v, "KVM_SET_DEBUGREGS");

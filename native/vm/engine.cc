@@ -1,6 +1,7 @@
 // Start-up of an engine.
 #include "vm/engine.h"
 
+#include <algorithm>
 #include <string>
 
 namespace vmfork {
@@ -25,7 +26,9 @@ Result<std::shared_ptr<Engine>> Engine::Create() {
   std::shared_ptr<Engine> engine(new Engine(std::move(kvm), std::move(host)));
   engine->vcpu_mapping_size_ = mapping_size;
   engine->supported_cpuid_ = std::move(cpuid);
-  engine->vcpu_format_ = {.xsave_bytes = sizeof(kvm_xsave),
+  // The capability's value is the size; 0 where KVM is older than the call.
+  const auto xsave_bytes = static_cast<size_t>(engine->kvm_.CheckExtension(KVM_CAP_XSAVE2));
+  engine->vcpu_format_ = {.xsave_bytes = std::max(xsave_bytes, sizeof(kvm_xsave)),
                           .has_xcrs = engine->kvm_.CheckExtension(KVM_CAP_XCRS) != 0,
                           .msr_indices = std::move(msrs)};
   for (unsigned i = 0; i < kLoops; ++i) {

@@ -133,8 +133,12 @@ void Machine::Park() {
   for (Slot& slot : slots_) slot.transport->Pause();
 }
 
-void Machine::Unpark() {
+void Machine::ResumeDevices() {
   for (Slot& slot : slots_) slot.transport->Resume();
+}
+
+void Machine::Unpark() {
+  ResumeDevices();
   for (auto& vcpu : vcpus_) vcpu->Unpark();
 }
 

@@ -46,6 +46,7 @@ class Machine : private EventHandler {
   void RequestStop();
   void Park();    // vCPUs out of the guest, devices still
   void Unpark();
+  void ResumeDevices();  // after WriteState(), when all is as it should be
 
   // The machine must be parked, or not started.
   Result<MachineState> ReadState(const Engine& engine);
