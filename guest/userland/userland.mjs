@@ -1,0 +1,90 @@
+// Builds the built-in userland: a read-only EROFS image that the agent mounts at /usr. It holds a static busybox under
+// all its names, and a bin/true of our own.
+import {
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { hashInputs, listFiles } from '../../scripts/lib/files.mjs';
+import { root } from '../../scripts/lib/project.mjs';
+import { Failure } from '../../scripts/lib/run.mjs';
+import { readSegments } from '../kernel/elf.mjs';
+import { cached } from '../lib/cache.mjs';
+import { runTool, toolVersion } from '../lib/tools.mjs';
+
+const busyboxPaths = ['/bin/busybox', '/usr/bin/busybox', '/bin/busybox.static'];
+const ptInterp = 3;
+/** Any constant will do: it keeps the image reproducible. */
+const imageUuid = '5d1fb1a4-6a0c-4d8e-9c39-3e1d2f0b7a61';
+
+/** { folder, cached, key }: userland.erofs is in the folder. */
+export async function buildUserland({ cacheDir, onProgress }) {
+  const busybox = findBusybox();
+  const inputs = [...listFiles('guest/userland'), 'guest/lib/tools.mjs'];
+  const key = hashInputs(inputs, [
+    readFileSync(busybox, 'latin1'),
+    await toolVersion('gcc'),
+    await toolVersion('mkfs.erofs', '--help'),
+  ]);
+  const result = await cached({ cacheDir, name: 'userland', key, onProgress }, async (folder) => {
+    onProgress('userland: building the image');
+    const tree = join(folder, 'tree');
+    await populate(tree, busybox);
+    await makeImage(tree, join(folder, 'userland.erofs'));
+    await rm(tree, { recursive: true });
+  });
+  return { ...result, key };
+}
+
+function findBusybox() {
+  for (const path of busyboxPaths.filter((candidate) => existsSync(candidate))) {
+    if (!readSegments(readFileSync(path)).some(({ type }) => type === ptInterp)) return path;
+  }
+  throw new Failure(`no static busybox at ${busyboxPaths.join(', ')}; install busybox-static`);
+}
+
+async function populate(tree, busybox) {
+  for (const name of ['bin', 'sbin', 'lib', 'lib64', 'share'])
+    mkdirSync(join(tree, name), { recursive: true });
+  const program = join(tree, 'bin/busybox');
+  writeFileSync(program, readFileSync(busybox), { mode: 0o755 });
+  // Hard links, not symbolic ones: the guest's kernel resolves one name less for each command.
+  for (const applet of await applets(busybox)) {
+    if (!existsSync(join(tree, applet))) linkSync(program, join(tree, applet));
+  }
+  rmSync(join(tree, 'bin/true'), { force: true });
+  await compileTrue(join(tree, 'bin/true'));
+}
+
+/** Paths below /usr: busybox lists bin/, sbin/, usr/bin/ and usr/sbin/, which a merged /usr folds into two. */
+async function applets(busybox) {
+  const paths = [];
+  await runTool(busybox, ['--list-full'], {
+    onLine: (line) => paths.push(line.replace(/^usr\//, '')),
+  });
+  return paths.filter((path) => /^s?bin\/[^/]+$/.test(path)).sort();
+}
+
+async function compileTrue(output) {
+  const source = join(root, 'guest/userland/true.c');
+  const link = ['-nostdlib', '-static', '-no-pie', '-s', '-Wl,-z,noseparate-code,--build-id=none'];
+  const warnings = ['-std=c11', '-Wall', '-Wextra', '-Werror', '-Wno-missing-prototypes'];
+  const lean = [
+    '-Os',
+    '-fno-asynchronous-unwind-tables',
+    '-fno-stack-protector',
+    '-fcf-protection=none',
+  ];
+  await runTool('gcc', [...warnings, ...lean, ...link, '-o', output, source]);
+}
+
+async function makeImage(tree, image) {
+  await runTool('mkfs.erofs', ['-T0', '-U', imageUuid, '--all-root', image, tree]);
+  if (statSync(image).size % 4096 !== 0) throw new Failure('mkfs.erofs left a partial block');
+}
