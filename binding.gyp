@@ -23,7 +23,12 @@
         "vmfork_core",
         "<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"
       ],
-      "defines": ["NAPI_VERSION=8"],
+      "defines": [
+        "NAPI_VERSION=8",
+        # An environment that ends (worker.terminate()) refuses exceptions; that is no reason to abort.
+        "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
+        "VMFORK_VERSION=\"<!(node -p \"require('./package.json').version\")\""
+      ],
       "ldflags": ["-Wl,-z,relro,-z,now"]
     }
   ]

@@ -1,0 +1,126 @@
+// Reading arguments.
+#include "binding/arguments.h"
+
+#include <climits>
+#include <cmath>
+#include <cstring>
+
+#include "binding/js_error.h"
+
+namespace vmfork {
+
+namespace {
+
+constexpr Range kAnyUint32 = {0, UINT32_MAX};
+constexpr Range kCids = {3, UINT32_MAX - 1};  // virtio 1.2, 5.10.4: 0-2 and all ones are reserved
+constexpr Range kConsoleBytes = {0, 16u << 20};
+constexpr Range kMemoryBytes = {0, uint64_t{1} << 40};
+constexpr Range kVcpus = {1, 8};
+constexpr uint32_t kMostDisks = 4;
+constexpr size_t kMostCmdlineBytes = 64u << 10;
+// Must fit a fresh Unix socket's send buffer, whose default is 208 KiB (net.core.wmem_default).
+constexpr size_t kMostControlBytes = 64u << 10;
+
+Napi::Object ToObject(const Napi::Value& value, const char* name) {
+  if (!value.IsObject()) throw OptionsError(value.Env(), std::string(name) + " must be an object");
+  return value.As<Napi::Object>();
+}
+
+std::vector<std::string> ToPaths(const Napi::Value& value, const char* name) {
+  if (!value.IsArray()) throw OptionsError(value.Env(), std::string(name) + " must be an array");
+  const auto array = value.As<Napi::Array>();
+  const uint32_t length = array.Length();
+  if (length > kMostDisks) {
+    throw OptionsError(value.Env(), std::string(name) + " must have at most " +
+                                        std::to_string(kMostDisks) + " elements");
+  }
+  std::vector<std::string> paths;
+  for (uint32_t i = 0; i < length; ++i) paths.push_back(ToPath(array.Get(i), name));
+  return paths;
+}
+
+}  // namespace
+
+uint64_t ToInteger(const Napi::Value& value, const char* name, Range range) {
+  const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : NAN;
+  // Compared as doubles: every bound used is below 2^53, and NaN fails the first comparison.
+  if (!(number >= static_cast<double>(range.least) && number <= static_cast<double>(range.most)) ||
+      number != std::floor(number)) {
+    throw OptionsError(value.Env(), std::string(name) + " must be an integer from " +
+                                        std::to_string(range.least) + " to " +
+                                        std::to_string(range.most));
+  }
+  return static_cast<uint64_t>(number);
+}
+
+uint32_t ToPort(const Napi::Value& value) {
+  return static_cast<uint32_t>(ToInteger(value, "port", kAnyUint32));
+}
+
+bool ToBoolean(const Napi::Value& value, const char* name) {
+  if (!value.IsBoolean()) throw OptionsError(value.Env(), std::string(name) + " must be a boolean");
+  return value.As<Napi::Boolean>().Value();
+}
+
+std::string ToText(const Napi::Value& value, const char* name, size_t most_bytes) {
+  if (!value.IsString()) throw OptionsError(value.Env(), std::string(name) + " must be a string");
+  std::string text = value.As<Napi::String>().Utf8Value();
+  if (text.size() > most_bytes) {
+    throw OptionsError(value.Env(), std::string(name) + " must have at most " +
+                                        std::to_string(most_bytes) + " bytes of UTF-8");
+  }
+  return text;
+}
+
+std::string ToPath(const Napi::Value& value, const char* name) {
+  std::string path = ToText(value, name, PATH_MAX - 1);
+  if (path.find('\0') != std::string::npos)
+    throw OptionsError(value.Env(), std::string(name) + " must not contain NUL");
+  return path;
+}
+
+std::vector<std::byte> ToBytes(const Napi::Value& value, const char* name, size_t most_bytes) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    throw OptionsError(value.Env(), std::string(name) + " must be a Uint8Array");
+  const auto array = value.As<Napi::Uint8Array>();
+  const size_t size = array.ByteLength();
+  if (size > most_bytes) {
+    throw OptionsError(value.Env(), std::string(name) + " must have at most " +
+                                        std::to_string(most_bytes) + " bytes");
+  }
+  std::vector<std::byte> bytes(size);
+  if (size != 0) std::memcpy(bytes.data(), array.Data(), size);
+  return bytes;
+}
+
+Napi::Function ToFunction(const Napi::Value& value, const char* name) {
+  if (!value.IsFunction())
+    throw OptionsError(value.Env(), std::string(name) + " must be a function");
+  return value.As<Napi::Function>();
+}
+
+BootOptions ToBootOptions(const Napi::Value& value) {
+  const Napi::Object object = ToObject(value, "options");
+  BootOptions options;
+  options.kernel_path = ToPath(object.Get("kernelPath"), "kernelPath");
+  const Napi::Value initrd = object.Get("initrdPath");
+  if (!initrd.IsNull()) options.initrd_path = ToPath(initrd, "initrdPath");
+  options.disk_paths = ToPaths(object.Get("diskPaths"), "diskPaths");
+  options.cmdline = ToText(object.Get("cmdline"), "cmdline", kMostCmdlineBytes);
+  options.memory_bytes = ToInteger(object.Get("memoryBytes"), "memoryBytes", kMemoryBytes);
+  options.vcpus = static_cast<uint32_t>(ToInteger(object.Get("vcpus"), "vcpus", kVcpus));
+  options.cid = static_cast<uint32_t>(ToInteger(object.Get("cid"), "cid", kCids));
+  options.console_bytes = ToInteger(object.Get("consoleBytes"), "consoleBytes", kConsoleBytes);
+  return options;
+}
+
+ForkOptions ToForkOptions(const Napi::Value& value) {
+  const Napi::Object object = ToObject(value, "options");
+  ForkOptions options;
+  options.cid = static_cast<uint32_t>(ToInteger(object.Get("cid"), "cid", kCids));
+  options.control_bytes = ToBytes(object.Get("controlBytes"), "controlBytes", kMostControlBytes);
+  options.console_bytes = ToInteger(object.Get("consoleBytes"), "consoleBytes", kConsoleBytes);
+  return options;
+}
+
+}  // namespace vmfork

@@ -1,0 +1,89 @@
+// The methods of NativeSnapshot.
+#include "binding/snapshot_object.h"
+
+#include <utility>
+
+#include "binding/arguments.h"
+#include "binding/host_info.h"
+#include "binding/native_object.h"
+#include "binding/promise_job.h"
+#include "binding/vm_object.h"
+
+namespace vmfork {
+
+namespace {
+constexpr size_t kMostMetadataBytes = 1u << 20;
+}
+
+void SnapshotObject::Define(Napi::Env env) {
+  DefineClass<SnapshotObject>(env, {GetterOf<SnapshotObject, &SnapshotObject::Id>("id"),
+                                    MethodOf<SnapshotObject, &SnapshotObject::GetInfo>("info"),
+                                    MethodOf<SnapshotObject, &SnapshotObject::Fork>("fork"),
+                                    MethodOf<SnapshotObject, &SnapshotObject::Save>("save"),
+                                    MethodOf<SnapshotObject, &SnapshotObject::Metadata>("metadata"),
+                                    MethodOf<SnapshotObject, &SnapshotObject::Close>("close")});
+}
+
+Napi::Value SnapshotObject::Make(Napi::Env env, std::shared_ptr<EngineLease> lease,
+                                 std::shared_ptr<Snapshot> snapshot) {
+  return NewObject(env, std::make_unique<SnapshotObject>(std::move(lease), std::move(snapshot)));
+}
+
+const std::shared_ptr<Snapshot>& SnapshotObject::Open(Napi::Env env) const {
+  if (snapshot_ == nullptr)
+    throw ToJsError(env, {ErrorCode::kState, "snapshot", 0, "it is closed"});
+  return snapshot_;
+}
+
+Napi::Value SnapshotObject::Id(const Info& info) { return Napi::Number::New(info.Env(), id_); }
+
+Napi::Value SnapshotObject::GetInfo(const Info& info) {
+  const Snapshot& snapshot = *Open(info.Env());
+  const MachineState& state = snapshot.State();
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("memoryBytes", static_cast<double>(state.config.memory_bytes));
+  object.Set("vcpus", Napi::Number::New(info.Env(), state.config.vcpus));
+  uint64_t image_bytes = 0;
+  for (const Extent& extent : snapshot.GetImage()->Extents()) image_bytes += extent.size;
+  object.Set("imageBytes", static_cast<double>(image_bytes));
+  object.Set("extents", static_cast<double>(snapshot.GetImage()->Extents().size()));
+  object.Set("stateBytes",
+             static_cast<double>(EncodeMachineState(state, snapshot.Metadata()).size()));
+  object.Set("hostKind", HostKindName(state.host_kind));
+  return object;
+}
+
+Napi::Value SnapshotObject::Fork(const Info& info) {
+  auto work = [engine = lease_->Handle(), snapshot = Open(info.Env()),
+               options = ToForkOptions(info[0])] { return engine->Fork(snapshot, options); };
+  return RunJob(lease_->Handle(), info.This().As<Napi::Object>(), std::move(work),
+                [lease = lease_](Napi::Env env, std::shared_ptr<VmRecord>& record) {
+                  return VmObject::Make(env, lease, std::move(record));
+                });
+}
+
+Napi::Value SnapshotObject::Save(const Info& info) {
+  auto work = [snapshot = Open(info.Env()), directory = ToPath(info[0], "directory"),
+               metadata = ToText(info[1], "metadata", kMostMetadataBytes)] {
+    return snapshot->Save(directory, metadata);
+  };
+  return RunJob(lease_->Handle(), info.This().As<Napi::Object>(), std::move(work));
+}
+
+Napi::Value SnapshotObject::Metadata(const Info& info) {
+  return Napi::String::New(info.Env(), Open(info.Env())->Metadata());
+}
+
+Napi::Value SnapshotObject::Close(const Info& info) {
+  Drop();
+  return info.Env().Undefined();
+}
+
+// On a worker: unmapping, and freeing the pages of a memfd, take time. When the engine is closed
+// the share goes here and now.
+void SnapshotObject::Drop() {
+  if (snapshot_ == nullptr) return;
+  lease_->Handle()->Submit([snapshot = std::exchange(snapshot_, nullptr)] {});
+}
+
+}  // namespace vmfork
