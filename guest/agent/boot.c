@@ -16,11 +16,11 @@
 #include "console.h"
 
 struct mount_point {
-  const char *source;
-  const char *target;
-  const char *type;
+  const char* source;
+  const char* target;
+  const char* type;
   unsigned long flags;
-  const char *options;
+  const char* options;
   bool optional;  // a kernel or machine without it is fine
   bool make;      // the directory lies on a filesystem mounted just before
 };
@@ -38,7 +38,7 @@ static const struct mount_point kMounts[] = {
     {"/dev/vda", "/usr", "erofs", MS_RDONLY, NULL, true, false},
 };
 
-static void mount_one(const struct mount_point *point) {
+static void mount_one(const struct mount_point* point) {
   if (point->make) mkdir(point->target, 0755);
   if (mount(point->source, point->target, point->type, point->flags, point->options) == 0) return;
   // The kernel may have mounted devtmpfs itself.
@@ -73,7 +73,7 @@ void boot_mounts(void) {
 }
 
 // An initramfs that brings its own keeps it.
-static void write_default(const char *path, const char *text) {
+static void write_default(const char* path, const char* text) {
   int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (fd < 0) return;
   size_t length = strlen(text);

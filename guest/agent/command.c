@@ -12,10 +12,10 @@
 #include "console.h"
 #include "events.h"
 #include "exec_request.h"
+#include "flow.h"
 #include "link.h"
 #include "pty.h"
 #include "spawn.h"
-#include "flow.h"
 
 static bool children;
 
@@ -32,7 +32,7 @@ static int null_fd(void) {
 }
 
 // Our end does not block, the program's does: they are two open file descriptions.
-static bool make_pipe(int *ours, int *theirs, bool we_read) {
+static bool make_pipe(int* ours, int* theirs, bool we_read) {
   int fds[2];
   if (pipe2(fds, O_CLOEXEC) < 0) return false;
   *ours = fds[we_read ? 0 : 1];
@@ -40,7 +40,7 @@ static bool make_pipe(int *ours, int *theirs, bool we_read) {
   return fcntl(*ours, F_SETFL, O_NONBLOCK | (we_read ? O_RDONLY : O_WRONLY)) == 0;
 }
 
-static bool add_pipe(int *ours, struct far_ends *far, int *slot, bool we_read) {
+static bool add_pipe(int* ours, struct far_ends* far, int* slot, bool we_read) {
   int theirs = -1;
   bool made = make_pipe(ours, &theirs, we_read);
   if (theirs >= 0) far->fds[far->count++] = theirs;
@@ -48,8 +48,8 @@ static bool add_pipe(int *ours, struct far_ends *far, int *slot, bool we_read) {
   return made;
 }
 
-static bool open_pipes(struct stream *stream, uint16_t aux, struct spawn *spawn,
-                       struct far_ends *far) {
+static bool open_pipes(struct stream* stream, uint16_t aux, struct spawn* spawn,
+                       struct far_ends* far) {
   spawn->fds[0] = null_fd();
   if (!(aux & kExecNoStdin) && !add_pipe(&stream->input.fd, far, &spawn->fds[0], false)) {
     return false;
@@ -60,12 +60,11 @@ static bool open_pipes(struct stream *stream, uint16_t aux, struct spawn *spawn,
     return false;
   }
   return spawn->fds[0] >= 0 && events_watch(stream->outputs[0].fd, stream, kWatchStdout) &&
-         (stream->outputs[1].fd < 0 ||
-          events_watch(stream->outputs[1].fd, stream, kWatchStderr));
+         (stream->outputs[1].fd < 0 || events_watch(stream->outputs[1].fd, stream, kWatchStderr));
 }
 
-static bool open_terminal(struct stream *stream, uint32_t size, struct spawn *spawn,
-                          struct far_ends *far) {
+static bool open_terminal(struct stream* stream, uint32_t size, struct spawn* spawn,
+                          struct far_ends* far) {
   struct pty pty;
   int error = pty_open(&pty, size);
   if (error != 0) {
@@ -80,8 +79,8 @@ static bool open_terminal(struct stream *stream, uint32_t size, struct spawn *sp
   return events_watch(pty.master, stream, kWatchPty);
 }
 
-static bool start(struct stream *stream, const struct frame *frame, uint32_t pty_size,
-                  struct spawn *spawn) {
+static bool start(struct stream* stream, const struct frame* frame, uint32_t pty_size,
+                  struct spawn* spawn) {
   struct far_ends far = {.count = 0};
   bool terminal = frame->aux & kExecPty;
   bool opened = terminal ? open_terminal(stream, pty_size, spawn, &far)
@@ -96,15 +95,15 @@ static bool start(struct stream *stream, const struct frame *frame, uint32_t pty
   return opened && stream->pid > 0;
 }
 
-void command_start(const struct frame *frame, uint8_t *payload) {
+void command_start(const struct frame* frame, uint8_t* payload) {
   struct spawn spawn;
   uint32_t pty_size;
-  const char *problem = exec_request_parse(payload, frame->length, &spawn, &pty_size);
+  const char* problem = exec_request_parse(payload, frame->length, &spawn, &pty_size);
   if (problem) {
     link_send_error(frame->stream, EINVAL, "decode", problem);
     return;
   }
-  struct stream *stream = stream_open(frame->stream, kCommand);
+  struct stream* stream = stream_open(frame->stream, kCommand);
   if (!stream) {
     link_send_error(frame->stream, EAGAIN, "limit", "256 streams are open");
     return;
@@ -119,18 +118,18 @@ void command_start(const struct frame *frame, uint8_t *payload) {
   link_send_small(kStarted, frame->stream, 0, (uint32_t)stream->pid);
 }
 
-void command_resize(struct stream *stream, uint32_t size) {
+void command_resize(struct stream* stream, uint32_t size) {
   if (stream->pty && stream->outputs[0].fd >= 0) pty_resize(stream->outputs[0].fd, size);
 }
 
 // Only until the process is reaped: its number may belong to another one afterwards.
-void command_signal(struct stream *stream, const struct frame *frame) {
+void command_signal(struct stream* stream, const struct frame* frame) {
   if (stream->pid == 0 || frame->value == 0 || frame->value > kSignalMax) return;
   pid_t target = frame->aux & kSignalGroup ? -stream->pid : stream->pid;
   kill(target, (int)frame->value);
 }
 
-static void note_end(struct stream *stream, int status, const struct rusage *usage) {
+static void note_end(struct stream* stream, int status, const struct rusage* usage) {
   stream->pid = 0;
   stream->exited = true;
   stream->exit_code = WIFEXITED(status) ? (uint8_t)WEXITSTATUS(status) : 0;
@@ -145,7 +144,7 @@ void command_reap(void) {
   struct rusage usage;
   pid_t pid;
   while ((pid = wait4(-1, &status, WNOHANG, &usage)) > 0) {
-    struct stream *stream = stream_find_pid(pid);
+    struct stream* stream = stream_find_pid(pid);
     if (stream) note_end(stream, status, &usage);
   }
   children = pid == 0;
@@ -153,7 +152,7 @@ void command_reap(void) {
 
 bool command_children(void) { return children; }
 
-static void send_exit(const struct stream *stream) {
+static void send_exit(const struct stream* stream) {
   uint8_t payload[32];
   struct tlv_writer writer;
   tlv_begin(&writer, payload, sizeof payload);
@@ -167,7 +166,7 @@ static void send_exit(const struct stream *stream) {
 }
 
 // True once the grace is over and the rest is on its way.
-static bool grace_over(const struct stream *stream) {
+static bool grace_over(const struct stream* stream) {
   for (int i = 0; i < 2; i++) {
     if (stream->outputs[i].fd >= 0 && stream->outputs[i].final) return true;
   }
@@ -175,7 +174,7 @@ static bool grace_over(const struct stream *stream) {
 }
 
 // True when the grace ended just now.
-static bool check_grace(struct stream *stream) {
+static bool check_grace(struct stream* stream) {
   if (grace_over(stream)) return false;
   if (stream->grace_end_ns == 0) {
     stream->grace_end_ns = now_ns() + (uint64_t)kExitGraceMs * 1000000u;
@@ -186,7 +185,7 @@ static bool check_grace(struct stream *stream) {
   return true;
 }
 
-bool command_pump(struct stream *stream) {
+bool command_pump(struct stream* stream) {
   stdin_pump(stream);
   bool more = outputs_pump(stream);
   if (!stream->exited) return more;
@@ -200,7 +199,7 @@ bool command_pump(struct stream *stream) {
 int command_grace_ms(void) {
   uint64_t first = UINT64_MAX;
   for (uint32_t slot = 0; slot < streams_end(); slot++) {
-    const struct stream *stream = stream_at(slot);
+    const struct stream* stream = stream_at(slot);
     if (stream->kind != kCommand || stream->grace_end_ns == 0 || grace_over(stream)) continue;
     if (stream->grace_end_ns < first) first = stream->grace_end_ns;
   }

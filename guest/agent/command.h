@@ -9,16 +9,16 @@
 #include "streams.h"
 
 // The strings of an EXEC are made C strings in place, so `payload` is changed.
-void command_start(const struct frame *frame, uint8_t *payload);
-void command_resize(struct stream *stream, uint32_t size);
-void command_signal(struct stream *stream, const struct frame *frame);
+void command_start(const struct frame* frame, uint8_t* payload);
+void command_resize(struct stream* stream, uint32_t size);
+void command_signal(struct stream* stream, const struct frame* frame);
 
 // Collects every ended child, ours or adopted.
 void command_reap(void);
 // True while children may exist.
 bool command_children(void);
 // Moves what can be moved. True: there is more to do now.
-bool command_pump(struct stream *stream);
+bool command_pump(struct stream* stream);
 // Milliseconds until the first grace ends, -1 when none runs.
 int command_grace_ms(void);
 

@@ -7,12 +7,12 @@
 
 enum { kLineBytes = 200 };
 
-static size_t put_text(char *line, size_t at, const char *text) {
+static size_t put_text(char* line, size_t at, const char* text) {
   while (*text && at < kLineBytes - 1) line[at++] = *text++;
   return at;
 }
 
-static size_t put_number(char *line, size_t at, unsigned value) {
+static size_t put_number(char* line, size_t at, unsigned value) {
   char digits[12];
   size_t count = 0;
   do {
@@ -23,7 +23,7 @@ static size_t put_number(char *line, size_t at, unsigned value) {
   return at;
 }
 
-void console_say(const char *what, int error) {
+void console_say(const char* what, int error) {
   char line[kLineBytes];
   size_t at = put_text(line, 0, "vmfork-agent: ");
   at = put_text(line, at, what);
@@ -37,7 +37,7 @@ void console_say(const char *what, int error) {
   (void)written;
 }
 
-void fatal(const char *what, int error) {
+void fatal(const char* what, int error) {
   console_say(what, error);
   _exit(1);
 }

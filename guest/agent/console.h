@@ -3,8 +3,8 @@
 #define VMFORK_AGENT_CONSOLE_H
 
 // Writes "vmfork-agent: what (errno N)"; the number is left out when `error` is 0.
-void console_say(const char *what, int error);
+void console_say(const char* what, int error);
 // As PID 1 the exit panics the kernel: the VM ends instead of living on without its agent.
-_Noreturn void fatal(const char *what, int error);
+_Noreturn void fatal(const char* what, int error);
 
 #endif

@@ -40,7 +40,7 @@ void events_init(void) {
   }
 }
 
-bool events_watch(int fd, const struct stream *stream, enum watch what) {
+bool events_watch(int fd, const struct stream* stream, enum watch what) {
   static const uint32_t kEvents[] = {
       [kWatchStdout] = EPOLLIN | EPOLLET,
       [kWatchStderr] = EPOLLIN | EPOLLET,
@@ -57,10 +57,10 @@ void events_forget_link(void) {
 
 // An event of a stream closed earlier in the batch may reach the slot's next owner: that is a
 // read which finds nothing.
-static void mark_stream(const struct epoll_event *event) {
+static void mark_stream(const struct epoll_event* event) {
   uint32_t slot = event->data.u32 >> 2;
   if (slot >= kMaxStreams) return;
-  struct stream *stream = stream_at(slot);
+  struct stream* stream = stream_at(slot);
   bool readable = event->events & (EPOLLIN | EPOLLHUP | EPOLLERR);
   bool writable = event->events & (EPOLLOUT | EPOLLHUP | EPOLLERR);
   enum watch what = event->data.u32 & 3;

@@ -11,7 +11,7 @@ enum watch { kWatchStdout, kWatchStderr, kWatchStdin, kWatchPty };
 
 // Blocks all signals; SIGCHLD comes as an event from then on.
 void events_init(void);
-bool events_watch(int fd, const struct stream *stream, enum watch what);
+bool events_watch(int fd, const struct stream* stream, enum watch what);
 void events_forget_link(void);
 // Sleeps up to `timeout_ms` (-1: for ever) and marks what became ready. True: a child ended.
 bool events_wait(int timeout_ms);

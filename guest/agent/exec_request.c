@@ -10,44 +10,44 @@
 // A payload holds at most this many TLVs; two NULLs end the two lists.
 enum { kMaxStrings = kFrameMaxPayloadBytes / 8 + 2 };
 
-static char *strings[kMaxStrings];
+static char* strings[kMaxStrings];
 
-static char *terminate(const struct tlv *tlv) {
+static char* terminate(const struct tlv* tlv) {
   if (memchr(tlv->value, 0, tlv->length)) return NULL;
-  char *text = (char *)tlv->value - 1;
+  char* text = (char*)tlv->value - 1;
   memmove(text, tlv->value, tlv->length);
   text[tlv->length] = 0;
   return text;
 }
 
-static const char *parse_number(const struct tlv *tlv, uint32_t *value) {
+static const char* parse_number(const struct tlv* tlv, uint32_t* value) {
   return tlv_u32(tlv, value) ? NULL : "a number of EXEC is not 4 bytes long";
 }
 
-static const char *parse_cwd(const struct tlv *tlv, const char **cwd) {
+static const char* parse_cwd(const struct tlv* tlv, const char** cwd) {
   *cwd = terminate(tlv);
   return *cwd && **cwd ? NULL : "CWD is empty or holds a NUL";
 }
 
 // The user id -1 means "leave it" to the kernel: the command would stay root.
-static const char *parse_user(const struct tlv *tlv, uint32_t *id) {
-  const char *problem = parse_number(tlv, id);
+static const char* parse_user(const struct tlv* tlv, uint32_t* id) {
+  const char* problem = parse_number(tlv, id);
   return problem || *id != UINT32_MAX ? problem : "a UID or GID is out of range";
 }
 
 struct lists {
-  char **arg;
-  char **env;
+  char** arg;
+  char** env;
 };
 
-static const char *parse_one(const struct tlv *tlv, struct spawn *spawn, uint32_t *pty_size,
-                             struct lists *lists) {
+static const char* parse_one(const struct tlv* tlv, struct spawn* spawn, uint32_t* pty_size,
+                             struct lists* lists) {
   switch (tlv->tag) {
     case kTagArg:
       *lists->arg = terminate(tlv);
       return *lists->arg++ ? NULL : "an ARG holds a NUL";
     case kTagEnv: {
-      const uint8_t *sign = memchr(tlv->value, '=', tlv->length);
+      const uint8_t* sign = memchr(tlv->value, '=', tlv->length);
       if (!sign || sign == tlv->value) return "an ENV is not NAME=value";
       *lists->env = terminate(tlv);
       return *lists->env++ ? NULL : "an ENV holds a NUL";
@@ -65,7 +65,7 @@ static const char *parse_one(const struct tlv *tlv, struct spawn *spawn, uint32_
   }
 }
 
-static bool count_args(struct tlv_reader reader, uint32_t *args) {
+static bool count_args(struct tlv_reader reader, uint32_t* args) {
   struct tlv tlv;
   enum tlv_result result;
   *args = 0;
@@ -73,8 +73,8 @@ static bool count_args(struct tlv_reader reader, uint32_t *args) {
   return result == kTlvEnd;
 }
 
-const char *exec_request_parse(uint8_t *payload, uint32_t length, struct spawn *spawn,
-                               uint32_t *pty_size) {
+const char* exec_request_parse(uint8_t* payload, uint32_t length, struct spawn* spawn,
+                               uint32_t* pty_size) {
   struct tlv_reader reader = {.next = payload, .end = payload + length};
   uint32_t args;
   if (!count_args(reader, &args)) return "malformed TLV in EXEC";
@@ -84,7 +84,7 @@ const char *exec_request_parse(uint8_t *payload, uint32_t length, struct spawn *
   struct lists lists = {.arg = spawn->argv, .env = spawn->envp};
   struct tlv tlv;
   while (tlv_next(&reader, &tlv) == kTlvGot) {
-    const char *problem = parse_one(&tlv, spawn, pty_size, &lists);
+    const char* problem = parse_one(&tlv, spawn, pty_size, &lists);
     if (problem) return problem;
   }
   *lists.arg = NULL;

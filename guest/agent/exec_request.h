@@ -10,7 +10,7 @@
 enum { kDefaultPtySize = 24 << 16 | 80 };
 
 // Fills argv, envp, cwd, uid, gid. Returns NULL, or a sentence about what is wrong.
-const char *exec_request_parse(uint8_t *payload, uint32_t length, struct spawn *spawn,
-                               uint32_t *pty_size);
+const char* exec_request_parse(uint8_t* payload, uint32_t length, struct spawn* spawn,
+                               uint32_t* pty_size);
 
 #endif

@@ -17,16 +17,16 @@ struct request {
   uint32_t mode;
 };
 
-static void fail(uint32_t stream, int error, const char *stage) {
+static void fail(uint32_t stream, int error, const char* stage) {
   link_send_error(stream, error, stage, strerror(error));
 }
 
-static void fail_and_close(struct stream *stream, int error, const char *stage) {
+static void fail_and_close(struct stream* stream, int error, const char* stage) {
   fail(stream->id, error, stage);
   stream_close(stream);
 }
 
-static bool take_path(const struct tlv *tlv, char *path) {
+static bool take_path(const struct tlv* tlv, char* path) {
   if (tlv->length == 0 || tlv->length >= PATH_MAX || tlv->value[0] != '/') return false;
   if (memchr(tlv->value, 0, tlv->length)) return false;
   memcpy(path, tlv->value, tlv->length);
@@ -34,7 +34,7 @@ static bool take_path(const struct tlv *tlv, char *path) {
   return true;
 }
 
-static bool parse_one(const struct tlv *tlv, struct request *request) {
+static bool parse_one(const struct tlv* tlv, struct request* request) {
   switch (tlv->tag) {
     case kTagPath:
       return take_path(tlv, request->path);
@@ -49,7 +49,7 @@ static bool parse_one(const struct tlv *tlv, struct request *request) {
   }
 }
 
-static bool parse(uint8_t *payload, uint32_t length, struct request *request) {
+static bool parse(uint8_t* payload, uint32_t length, struct request* request) {
   struct tlv_reader reader = {.next = payload, .end = payload + length};
   struct tlv tlv;
   enum tlv_result result;
@@ -72,9 +72,9 @@ static int refuse_kind(int fd) {
 }
 
 // Takes over `fd`; on failure answers and closes it.
-static struct stream *adopt(uint32_t id, int fd, enum stream_kind kind) {
+static struct stream* adopt(uint32_t id, int fd, enum stream_kind kind) {
   int error = fd < 0 ? errno : refuse_kind(fd);
-  struct stream *stream = error == 0 ? stream_open(id, kind) : NULL;
+  struct stream* stream = error == 0 ? stream_open(id, kind) : NULL;
   if (stream) {
     stream->file_fd = fd;
     return stream;
@@ -88,14 +88,14 @@ static struct stream *adopt(uint32_t id, int fd, enum stream_kind kind) {
   return NULL;
 }
 
-void file_read_start(const struct frame *frame, uint8_t *payload) {
+void file_read_start(const struct frame* frame, uint8_t* payload) {
   struct request request;
   if (!parse(payload, frame->length, &request)) {
     fail(frame->stream, EINVAL, "decode");
     return;
   }
   int fd = open(request.path, O_RDONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
-  struct stream *stream = adopt(frame->stream, fd, kReadingFile);
+  struct stream* stream = adopt(frame->stream, fd, kReadingFile);
   if (!stream) return;
   stream->file_limit = request.limit;
   if (request.offset > 0 && lseek(fd, (off_t)request.offset, SEEK_SET) < 0) {
@@ -103,8 +103,8 @@ void file_read_start(const struct frame *frame, uint8_t *payload) {
   }
 }
 
-static void make_parents(char *path) {
-  for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+static void make_parents(char* path) {
+  for (char* slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
     *slash = 0;
     // What goes wrong here shows when the file is opened.
     mkdir(path, 0755);
@@ -112,7 +112,7 @@ static void make_parents(char *path) {
   }
 }
 
-void file_write_start(const struct frame *frame, uint8_t *payload) {
+void file_write_start(const struct frame* frame, uint8_t* payload) {
   struct request request;
   if (!parse(payload, frame->length, &request)) {
     fail(frame->stream, EINVAL, "decode");
@@ -131,18 +131,17 @@ void file_write_start(const struct frame *frame, uint8_t *payload) {
   adopt(frame->stream, fd, kWritingFile);
 }
 
-static void send_done(const struct stream *stream) {
+static void send_done(const struct stream* stream) {
   uint8_t payload[32];
   struct tlv_writer writer;
   tlv_begin(&writer, payload, sizeof payload);
   tlv_put_u64(&writer, kTagSize, stream->file_bytes);
-  struct frame frame = {
-      .length = tlv_size(&writer), .type = kFileDone, .stream = stream->id};
+  struct frame frame = {.length = tlv_size(&writer), .type = kFileDone, .stream = stream->id};
   link_send(&frame, payload);
 }
 
-bool file_take(struct stream *stream, const uint8_t *bytes, uint32_t length) {
-  struct input *input = &stream->input;
+bool file_take(struct stream* stream, const uint8_t* bytes, uint32_t length) {
+  struct input* input = &stream->input;
   if (length > input->credit) return false;
   uint32_t done = 0;
   while (done < length) {
@@ -165,7 +164,7 @@ bool file_take(struct stream *stream, const uint8_t *bytes, uint32_t length) {
   return true;
 }
 
-void file_end(struct stream *stream) {
+void file_end(struct stream* stream) {
   int fd = stream->file_fd;
   stream->file_fd = -1;
   if (close(fd) < 0) {
@@ -176,19 +175,19 @@ void file_end(struct stream *stream) {
   stream_close(stream);
 }
 
-void file_give_up(struct stream *stream) { fail_and_close(stream, EINTR, NULL); }
+void file_give_up(struct stream* stream) { fail_and_close(stream, EINTR, NULL); }
 
 static uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-bool file_pump(struct stream *stream) {
+bool file_pump(struct stream* stream) {
   if (stream->kind != kReadingFile) return false;
-  struct output *output = &stream->outputs[0];
+  struct output* output = &stream->outputs[0];
   size_t room = link_room();
   if (room < kOutReserveBytes + kFrameHeaderBytes) return false;
   uint64_t asked = min_u64(stream->file_limit - stream->file_bytes, kDataMaxBytes);
   if (asked > 0 && output->credit == 0) return false;
   asked = min_u64(min_u64(asked, output->credit), room - kOutReserveBytes);
-  uint8_t *place = link_reserve_data((size_t)asked);
+  uint8_t* place = link_reserve_data((size_t)asked);
   ssize_t count = asked > 0 ? read(stream->file_fd, place, (size_t)asked) : 0;
   if (count < 0 && errno == EINTR) return true;
   if (count < 0) {

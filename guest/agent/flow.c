@@ -21,8 +21,8 @@ static uint8_t discard_buffer[kDataMaxBytes];
 
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-void window_return(struct stream *stream) {
-  struct input *input = &stream->input;
+void window_return(struct stream* stream) {
+  struct input* input = &stream->input;
   if (input->owed < kWindowStepBytes || input->ending || stream->detached) return;
   if (link_room() < kSmallFrameBytes) return;
   link_send_small(kWindow, stream->id, kAuxStdin, input->owed);
@@ -31,8 +31,8 @@ void window_return(struct stream *stream) {
 }
 
 // Nobody reads this input any more: what is there, and what comes, is dropped.
-static void close_input(struct stream *stream) {
-  struct input *input = &stream->input;
+static void close_input(struct stream* stream) {
+  struct input* input = &stream->input;
   if (input->fd >= 0 && input->fd != stream->outputs[0].fd) close(input->fd);
   input->fd = -1;
   input->owed += input->buffered;
@@ -40,8 +40,8 @@ static void close_input(struct stream *stream) {
 }
 
 // Returns how much was taken; everything when the program closed its end.
-static uint32_t write_input(struct stream *stream, const uint8_t *bytes, uint32_t length) {
-  struct input *input = &stream->input;
+static uint32_t write_input(struct stream* stream, const uint8_t* bytes, uint32_t length) {
+  struct input* input = &stream->input;
   uint32_t done = 0;
   while (done < length && input->writable && input->fd >= 0) {
     ssize_t count = write(input->fd, bytes + done, length - done);
@@ -57,10 +57,11 @@ static uint32_t write_input(struct stream *stream, const uint8_t *bytes, uint32_
   return input->fd < 0 ? length : done;
 }
 
-static void keep(struct stream *stream, const uint8_t *bytes, uint32_t length) {
-  struct input *input = &stream->input;
+static void keep(struct stream* stream, const uint8_t* bytes, uint32_t length) {
+  struct input* input = &stream->input;
   if (!input->buffer) {
-    void *ring = mmap(NULL, kWindowBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* ring =
+        mmap(NULL, kWindowBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (ring == MAP_FAILED) fatal("no memory for a command's input", errno);
     input->buffer = ring;
   }
@@ -71,14 +72,14 @@ static void keep(struct stream *stream, const uint8_t *bytes, uint32_t length) {
   input->buffered += length;
 }
 
-static void watch_input(struct stream *stream) {
-  struct input *input = &stream->input;
+static void watch_input(struct stream* stream) {
+  struct input* input = &stream->input;
   if (stream->pty || input->watched || input->fd < 0) return;
   input->watched = true;
   if (!events_watch(input->fd, stream, kWatchStdin)) close_input(stream);
 }
 
-static void push(struct stream *stream, const uint8_t *bytes, uint32_t length) {
+static void push(struct stream* stream, const uint8_t* bytes, uint32_t length) {
   uint32_t done = stream->input.buffered > 0 ? 0 : write_input(stream, bytes, length);
   stream->input.owed += done;
   if (done == length) return;
@@ -86,8 +87,8 @@ static void push(struct stream *stream, const uint8_t *bytes, uint32_t length) {
   watch_input(stream);
 }
 
-bool stdin_take(struct stream *stream, const uint8_t *bytes, uint32_t length) {
-  struct input *input = &stream->input;
+bool stdin_take(struct stream* stream, const uint8_t* bytes, uint32_t length) {
+  struct input* input = &stream->input;
   if (length > input->credit) return false;
   input->credit -= length;
   if (input->fd < 0) {
@@ -100,7 +101,7 @@ bool stdin_take(struct stream *stream, const uint8_t *bytes, uint32_t length) {
 }
 
 // A pipe ends by being closed; a terminal stays open and is told its end-of-file character.
-static void finish_input(struct stream *stream) {
+static void finish_input(struct stream* stream) {
   if (!stream->pty) {
     close_input(stream);
     return;
@@ -110,16 +111,16 @@ static void finish_input(struct stream *stream) {
   write_input(stream, bytes, count);
 }
 
-void stdin_end(struct stream *stream) {
-  struct input *input = &stream->input;
+void stdin_end(struct stream* stream) {
+  struct input* input = &stream->input;
   if (input->ending) return;
   input->ending = true;
   input->credit = 0;
   if (input->fd >= 0 && input->buffered == 0) finish_input(stream);
 }
 
-void stdin_pump(struct stream *stream) {
-  struct input *input = &stream->input;
+void stdin_pump(struct stream* stream) {
+  struct input* input = &stream->input;
   bool had = input->buffered > 0;
   while (input->buffered > 0 && input->writable) {
     uint32_t piece = min_u32(input->buffered, kWindowBytes - input->head);
@@ -133,8 +134,8 @@ void stdin_pump(struct stream *stream) {
   window_return(stream);
 }
 
-static void end_output(struct stream *stream, int index) {
-  struct output *output = &stream->outputs[index];
+static void end_output(struct stream* stream, int index) {
+  struct output* output = &stream->outputs[index];
   if (stream->input.fd == output->fd) close_input(stream);
   close(output->fd);
   output->fd = -1;
@@ -145,7 +146,7 @@ static void end_output(struct stream *stream, int index) {
 }
 
 // How much may be read now: nothing without credit or room.
-static uint32_t readable_now(const struct stream *stream, const struct output *output) {
+static uint32_t readable_now(const struct stream* stream, const struct output* output) {
   uint32_t most = kDataMaxBytes;
   if (!stream->detached) {
     size_t room = link_room();
@@ -155,23 +156,23 @@ static uint32_t readable_now(const struct stream *stream, const struct output *o
   return output->final ? min_u32(most, output->final_bytes) : most;
 }
 
-static void pass_on(struct stream *stream, int index, uint32_t length) {
-  struct output *output = &stream->outputs[index];
+static void pass_on(struct stream* stream, int index, uint32_t length) {
+  struct output* output = &stream->outputs[index];
   if (output->final) output->final_bytes -= length;
   if (stream->detached) return;
   output->credit -= length;
   link_commit_data(stream->id, (uint16_t)(kAuxStdout + index), length);
 }
 
-static void pump_output(struct stream *stream, int index) {
-  struct output *output = &stream->outputs[index];
+static void pump_output(struct stream* stream, int index) {
+  struct output* output = &stream->outputs[index];
   if (output->final && output->final_bytes == 0) {
     end_output(stream, index);
     return;
   }
   uint32_t asked = readable_now(stream, output);
   if (asked == 0) return;
-  uint8_t *place = stream->detached ? discard_buffer : link_reserve_data(asked);
+  uint8_t* place = stream->detached ? discard_buffer : link_reserve_data(asked);
   ssize_t count = read(output->fd, place, asked);
   if (count > 0) {
     pass_on(stream, index, (uint32_t)count);
@@ -186,10 +187,10 @@ static void pump_output(struct stream *stream, int index) {
   }
 }
 
-bool outputs_pump(struct stream *stream) {
+bool outputs_pump(struct stream* stream) {
   bool more = false;
   for (int index = 0; index < 2; index++) {
-    struct output *output = &stream->outputs[index];
+    struct output* output = &stream->outputs[index];
     if (output->fd >= 0 && output->ready) pump_output(stream, index);
     bool over = output->final && output->final_bytes == 0;
     more |= output->fd >= 0 && output->ready && (over || readable_now(stream, output) > 0);
@@ -197,9 +198,9 @@ bool outputs_pump(struct stream *stream) {
   return more;
 }
 
-void outputs_finish(struct stream *stream) {
+void outputs_finish(struct stream* stream) {
   for (int index = 0; index < 2; index++) {
-    struct output *output = &stream->outputs[index];
+    struct output* output = &stream->outputs[index];
     if (output->fd < 0) continue;
     int waiting = 0;
     if (ioctl(output->fd, FIONREAD, &waiting) < 0 || waiting < 0) waiting = 0;
@@ -209,6 +210,6 @@ void outputs_finish(struct stream *stream) {
   }
 }
 
-bool outputs_open(const struct stream *stream) {
+bool outputs_open(const struct stream* stream) {
   return stream->outputs[0].fd >= 0 || stream->outputs[1].fd >= 0;
 }

@@ -34,14 +34,14 @@ static const struct rule kRules[] = {
     {kFileWrite, kOnStream, 0, 7, false, kFrameMaxPayloadBytes},
 };
 
-static const struct rule *find_rule(uint8_t type) {
+static const struct rule* find_rule(uint8_t type) {
   for (size_t i = 0; i < sizeof kRules / sizeof kRules[0]; i++) {
     if (kRules[i].type == type) return &kRules[i];
   }
   return NULL;
 }
 
-void frame_encode(const struct frame *frame, uint8_t *header) {
+void frame_encode(const struct frame* frame, uint8_t* header) {
   memcpy(header, &frame->length, 4);
   memcpy(header + 4, &frame->stream, 4);
   header[8] = frame->type;
@@ -50,7 +50,7 @@ void frame_encode(const struct frame *frame, uint8_t *header) {
   memcpy(header + 12, &frame->value, 4);
 }
 
-struct frame frame_decode(const uint8_t *header) {
+struct frame frame_decode(const uint8_t* header) {
   struct frame frame = {.type = header[8], .flags = header[9]};
   memcpy(&frame.length, header, 4);
   memcpy(&frame.stream, header + 4, 4);
@@ -61,9 +61,9 @@ struct frame frame_decode(const uint8_t *header) {
 
 bool frame_known(uint8_t type) { return find_rule(type) != NULL; }
 
-const char *frame_check(const struct frame *frame) {
+const char* frame_check(const struct frame* frame) {
   if (frame->length > kFrameMaxPayloadBytes) return "frame longer than 1 MiB";
-  const struct rule *rule = find_rule(frame->type);
+  const struct rule* rule = find_rule(frame->type);
   if (!rule) return NULL;
   if (frame->flags != 0) return "flags set in a frame that has none";
   if (frame->length > rule->max_length) return "payload too long for its type";
@@ -73,7 +73,7 @@ const char *frame_check(const struct frame *frame) {
   return NULL;
 }
 
-enum tlv_result tlv_next(struct tlv_reader *reader, struct tlv *tlv) {
+enum tlv_result tlv_next(struct tlv_reader* reader, struct tlv* tlv) {
   size_t left = (size_t)(reader->end - reader->next);
   if (left == 0) return kTlvEnd;
   if (left < kTlvHeaderBytes) return kTlvMalformed;
@@ -87,23 +87,23 @@ enum tlv_result tlv_next(struct tlv_reader *reader, struct tlv *tlv) {
   return kTlvGot;
 }
 
-bool tlv_u32(const struct tlv *tlv, uint32_t *value) {
+bool tlv_u32(const struct tlv* tlv, uint32_t* value) {
   if (tlv->length != sizeof *value) return false;
   memcpy(value, tlv->value, sizeof *value);
   return true;
 }
 
-bool tlv_u64(const struct tlv *tlv, uint64_t *value) {
+bool tlv_u64(const struct tlv* tlv, uint64_t* value) {
   if (tlv->length != sizeof *value) return false;
   memcpy(value, tlv->value, sizeof *value);
   return true;
 }
 
-void tlv_begin(struct tlv_writer *writer, uint8_t *start, size_t capacity) {
+void tlv_begin(struct tlv_writer* writer, uint8_t* start, size_t capacity) {
   *writer = (struct tlv_writer){.start = start, .next = start, .end = start + capacity};
 }
 
-void tlv_put(struct tlv_writer *writer, uint16_t tag, const void *value, uint32_t length) {
+void tlv_put(struct tlv_writer* writer, uint16_t tag, const void* value, uint32_t length) {
   size_t left = (size_t)(writer->end - writer->next);
   if (left < kTlvHeaderBytes || length > left - kTlvHeaderBytes) {
     writer->overflow = true;
@@ -116,18 +116,18 @@ void tlv_put(struct tlv_writer *writer, uint16_t tag, const void *value, uint32_
   writer->next += kTlvHeaderBytes + length;
 }
 
-void tlv_put_u32(struct tlv_writer *writer, uint16_t tag, uint32_t value) {
+void tlv_put_u32(struct tlv_writer* writer, uint16_t tag, uint32_t value) {
   tlv_put(writer, tag, &value, sizeof value);
 }
 
-void tlv_put_u64(struct tlv_writer *writer, uint16_t tag, uint64_t value) {
+void tlv_put_u64(struct tlv_writer* writer, uint16_t tag, uint64_t value) {
   tlv_put(writer, tag, &value, sizeof value);
 }
 
-void tlv_put_text(struct tlv_writer *writer, uint16_t tag, const char *text) {
+void tlv_put_text(struct tlv_writer* writer, uint16_t tag, const char* text) {
   tlv_put(writer, tag, text, (uint32_t)strlen(text));
 }
 
-uint32_t tlv_size(const struct tlv_writer *writer) {
+uint32_t tlv_size(const struct tlv_writer* writer) {
   return (uint32_t)(writer->next - writer->start);
 }

@@ -38,8 +38,7 @@ void hello_send(void) {
   tlv_put_text(&writer, kTagKernel, names.release);
   tlv_put_u32(&writer, kTagCpus, online_cpus());
   tlv_put(&writer, kTagBootNonce, identity_boot_nonce(), kNonceBytes);
-  struct frame frame = {
-      .length = tlv_size(&writer), .type = kHello, .value = kProtocolGeneration};
+  struct frame frame = {.length = tlv_size(&writer), .type = kHello, .value = kProtocolGeneration};
   link_send(&frame, payload);
 }
 

@@ -34,10 +34,10 @@ enum {
 };
 
 struct identity_file {
-  const char *path;
+  const char* path;
   int fd;
   uint32_t length;
-  char *page;
+  char* page;
 };
 
 enum { kMachineIdFile, kBootIdFile, kGenerationFile, kHostnameFile, kHostsFile, kFileCount };
@@ -51,11 +51,11 @@ static struct identity_file files[kFileCount] = {
 };
 
 struct identity {
-  const uint8_t *generation;
-  const uint8_t *entropy;
-  const char *hostname;
-  const char *machine_id;
-  const char *boot_id;
+  const uint8_t* generation;
+  const uint8_t* entropy;
+  const char* hostname;
+  const char* machine_id;
+  const char* boot_id;
   uint32_t entropy_length;
   uint32_t hostname_length;
   uint32_t cid;
@@ -71,17 +71,18 @@ static uint8_t generation_now[kIdBytes];
 
 static const char kHexDigits[] = "0123456789abcdef";
 
-static void put_hex(char *to, const uint8_t *bytes, uint32_t count) {
+static void put_hex(char* to, const uint8_t* bytes, uint32_t count) {
   for (uint32_t i = 0; i < count; i++) {
     to[2 * i] = kHexDigits[bytes[i] >> 4];
     to[2 * i + 1] = kHexDigits[bytes[i] & 15];
   }
 }
 
-static void make_file(struct identity_file *file, int root_fd) {
+static void make_file(struct identity_file* file, int root_fd) {
   file->fd = openat(root_fd, file->path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (file->fd < 0 || ftruncate(file->fd, 1) < 0) fatal(file->path, errno);
-  void *page = mmap(NULL, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, file->fd, 0);
+  void* page =
+      mmap(NULL, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, file->fd, 0);
   if (page == MAP_FAILED) fatal(file->path, errno);
   file->page = page;
   file->length = 1;
@@ -89,28 +90,28 @@ static void make_file(struct identity_file *file, int root_fd) {
 
 // The size changes only with the length of the host name; stores behind the end do not count, so
 // the file grows first.
-static bool store(struct identity_file *file, const char *text, uint32_t length) {
+static bool store(struct identity_file* file, const char* text, uint32_t length) {
   if (length != file->length && ftruncate(file->fd, length) < 0) return false;
   memcpy(file->page, text, length);
   file->length = length;
   return true;
 }
 
-static bool store_line(struct identity_file *file, const char *text, uint32_t length) {
+static bool store_line(struct identity_file* file, const char* text, uint32_t length) {
   char line[kHostnameMaxBytes + 1];
   memcpy(line, text, length);
   line[length] = '\n';
   return store(file, line, length + 1);
 }
 
-static bool store_generation(const uint8_t *generation) {
+static bool store_generation(const uint8_t* generation) {
   char text[2 * kIdBytes];
   put_hex(text, generation, kIdBytes);
   memcpy(generation_now, generation, kIdBytes);
   return store_line(&files[kGenerationFile], text, sizeof text);
 }
 
-static bool store_hosts(const char *hostname, uint32_t length) {
+static bool store_hosts(const char* hostname, uint32_t length) {
   static const char kHosts[] = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 ";
   char text[sizeof kHosts + kHostnameMaxBytes + 1];
   memcpy(text, kHosts, sizeof kHosts - 1);
@@ -119,7 +120,7 @@ static bool store_hosts(const char *hostname, uint32_t length) {
   return store(&files[kHostsFile], text, (uint32_t)(sizeof kHosts + length));
 }
 
-static bool store_files(const struct identity *identity) {
+static bool store_files(const struct identity* identity) {
   return store_line(&files[kMachineIdFile], identity->machine_id, kMachineIdBytes) &&
          store_line(&files[kBootIdFile], identity->boot_id, kBootIdBytes) &&
          store_generation(identity->generation) &&
@@ -128,7 +129,7 @@ static bool store_files(const struct identity *identity) {
 }
 
 // RFC 4122 version 4, in the kernel's spelling.
-static void put_uuid(char *to, uint8_t *bytes) {
+static void put_uuid(char* to, uint8_t* bytes) {
   bytes[6] = (uint8_t)((bytes[6] & 0x0f) | 0x40);
   bytes[8] = (uint8_t)((bytes[8] & 0x3f) | 0x80);
   static const uint8_t kGroups[] = {4, 2, 2, 2, 6};
@@ -175,12 +176,12 @@ void identity_init(int root_fd, bool kernel) {
   first_identity();
 }
 
-const uint8_t *identity_boot_nonce(void) { return boot_nonce; }
-const uint8_t *identity_generation(void) { return generation_now; }
+const uint8_t* identity_boot_nonce(void) { return boot_nonce; }
+const uint8_t* identity_generation(void) { return generation_now; }
 
 void identity_touch(void) {
   for (int i = 0; i < kFileCount; i++) {
-    volatile char *page = files[i].page;
+    volatile char* page = files[i].page;
     page[0] = page[0];
   }
 }
@@ -191,26 +192,25 @@ uint32_t identity_cid(void) {
   return cid == VMADDR_CID_ANY ? 0 : cid;
 }
 
-static bool only(const char *text, uint32_t length, const char *allowed) {
+static bool only(const char* text, uint32_t length, const char* allowed) {
   for (uint32_t i = 0; i < length; i++) {
     if (text[i] == 0 || !strchr(allowed, text[i])) return false;
   }
   return true;
 }
 
-static bool valid_hostname(const struct tlv *tlv) {
-  static const char kAllowed[] =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-";
+static bool valid_hostname(const struct tlv* tlv) {
+  static const char kAllowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-";
   return tlv->length >= 1 && tlv->length <= kHostnameMaxBytes &&
-         only((const char *)tlv->value, tlv->length, kAllowed);
+         only((const char*)tlv->value, tlv->length, kAllowed);
 }
 
-static bool valid_boot_id(const struct tlv *tlv) {
+static bool valid_boot_id(const struct tlv* tlv) {
   return tlv->length == kBootIdBytes &&
-         only((const char *)tlv->value, kBootIdBytes, "0123456789abcdef-");
+         only((const char*)tlv->value, kBootIdBytes, "0123456789abcdef-");
 }
 
-static bool parse_one(const struct tlv *tlv, struct identity *identity) {
+static bool parse_one(const struct tlv* tlv, struct identity* identity) {
   switch (tlv->tag) {
     case kTagGenerationId:
       identity->generation = tlv->value;
@@ -222,16 +222,16 @@ static bool parse_one(const struct tlv *tlv, struct identity *identity) {
     case kTagRealtimeNs:
       return tlv_u64(tlv, &identity->realtime_ns);
     case kTagHostname:
-      identity->hostname = (const char *)tlv->value;
+      identity->hostname = (const char*)tlv->value;
       identity->hostname_length = tlv->length;
       return valid_hostname(tlv);
     case kTagMachineId:
-      identity->machine_id = (const char *)tlv->value;
+      identity->machine_id = (const char*)tlv->value;
       return tlv->length == kMachineIdBytes && only(identity->machine_id, tlv->length, kHexDigits);
     case kTagCid:
       return tlv_u32(tlv, &identity->cid);
     case kTagBootId:
-      identity->boot_id = (const char *)tlv->value;
+      identity->boot_id = (const char*)tlv->value;
       return valid_boot_id(tlv);
     default:
       return true;
@@ -239,7 +239,7 @@ static bool parse_one(const struct tlv *tlv, struct identity *identity) {
 }
 
 // A clone without a complete identity of its own is no clone: everything must be there.
-static bool parse(uint8_t *payload, uint32_t length, struct identity *identity) {
+static bool parse(uint8_t* payload, uint32_t length, struct identity* identity) {
   struct tlv_reader reader = {.next = payload, .end = payload + length};
   struct tlv tlv;
   enum tlv_result result;
@@ -255,7 +255,7 @@ static bool parse(uint8_t *payload, uint32_t length, struct identity *identity) 
 
 // RNDADDENTROPY credits, but a pool that is already ready goes on with its old key until a reseed
 // (drivers/char/random.c), so one is forced.
-static bool apply_entropy(const struct identity *identity) {
+static bool apply_entropy(const struct identity* identity) {
   struct {
     struct rand_pool_info info;
     uint8_t bytes[kEntropyMaxBytes];
@@ -265,14 +265,14 @@ static bool apply_entropy(const struct identity *identity) {
   return ioctl(random_fd, RNDADDENTROPY, &pool) == 0 && ioctl(random_fd, RNDRESEEDCRNG) == 0;
 }
 
-static bool apply_clock(const struct identity *identity) {
+static bool apply_clock(const struct identity* identity) {
   struct timespec time = {.tv_sec = (time_t)(identity->realtime_ns / 1000000000u),
                           .tv_nsec = (long)(identity->realtime_ns % 1000000000u)};
   return clock_settime(CLOCK_REALTIME, &time) == 0;
 }
 
 // Returns the stage that failed, or NULL.
-static const char *apply(const struct identity *identity) {
+static const char* apply(const struct identity* identity) {
   if (with_kernel && !apply_entropy(identity)) return "entropy";
   if (with_kernel && !apply_clock(identity)) return "clock";
   if (!store_files(identity)) return "identity";
@@ -282,13 +282,13 @@ static const char *apply(const struct identity *identity) {
   return NULL;
 }
 
-bool identity_apply(uint8_t *payload, uint32_t length) {
+bool identity_apply(uint8_t* payload, uint32_t length) {
   struct identity identity;
   if (!parse(payload, length, &identity)) {
     link_send_error(0, EINVAL, "decode", "RESUME is malformed or incomplete");
     return false;
   }
-  const char *stage = apply(&identity);
+  const char* stage = apply(&identity);
   if (!stage) return true;
   link_send_error(0, errno, stage, strerror(errno));
   return false;

@@ -60,7 +60,7 @@ static void dial(void) {
   for (int attempt = 0;; attempt++) {
     int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) fatal("no vsock in this kernel", errno);
-    if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) {
+    if (connect(fd, (struct sockaddr*)&address, sizeof address) == 0) {
       link_adopt(fd);
       return;
     }
@@ -80,7 +80,7 @@ static void wait_for_host(int fd) {
   while (poll(&poll_fd, 1, -1) < 0 || (poll_fd.revents & POLLHUP)) pause_ms(kHostAwayPauseMs);
 }
 
-static void open_device(const char *path) {
+static void open_device(const char* path) {
   int fd = open(path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
   if (fd < 0) fatal("cannot open the device in VMFORK_CONTROL", errno);
   struct termios terminal;
@@ -95,7 +95,7 @@ static void open_device(const char *path) {
   link_state.writable = true;
 }
 
-void link_open(const char *device) {
+void link_open(const char* device) {
   if (device) {
     open_device(device);
   } else {
@@ -115,7 +115,7 @@ static void wait_ready(short events) {
   }
 }
 
-static ssize_t read_some(uint8_t *to, size_t length, bool wait) {
+static ssize_t read_some(uint8_t* to, size_t length, bool wait) {
   if (link_state.is_socket) return recv(link_state.fd, to, length, wait ? 0 : MSG_DONTWAIT);
   if (wait) wait_ready(POLLIN);
   return read(link_state.fd, to, length);
@@ -151,10 +151,10 @@ bool link_fill(bool wait) {
   return false;
 }
 
-enum link_result link_next(struct frame *frame, uint8_t **payload, const char **problem) {
+enum link_result link_next(struct frame* frame, uint8_t** payload, const char** problem) {
   uint32_t left = link_state.in_end - link_state.in_start;
   if (left < kFrameHeaderBytes) return kLinkNothing;
-  uint8_t *header = in_buffer + link_state.in_start;
+  uint8_t* header = in_buffer + link_state.in_start;
   struct frame head = frame_decode(header);
   *problem = frame_check(&head);
   if (*problem) return kLinkBroken;
@@ -165,13 +165,11 @@ enum link_result link_next(struct frame *frame, uint8_t **payload, const char **
   return kLinkFrame;
 }
 
-size_t link_room(void) {
-  return kOutBytes - (link_state.out_end - link_state.out_start);
-}
+size_t link_room(void) { return kOutBytes - (link_state.out_end - link_state.out_start); }
 
 bool link_idle(void) { return link_state.out_end == link_state.out_start; }
 
-static uint8_t *make_room(size_t length) {
+static uint8_t* make_room(size_t length) {
   if (length > kOutBytes - link_state.out_end) {
     uint32_t queued = link_state.out_end - link_state.out_start;
     memmove(out_buffer, out_buffer + link_state.out_start, queued);
@@ -182,8 +180,8 @@ static uint8_t *make_room(size_t length) {
   return out_buffer + link_state.out_end;
 }
 
-void link_send(const struct frame *frame, const void *payload) {
-  uint8_t *place = make_room(kFrameHeaderBytes + frame->length);
+void link_send(const struct frame* frame, const void* payload) {
+  uint8_t* place = make_room(kFrameHeaderBytes + frame->length);
   frame_encode(frame, place);
   if (frame->length > 0) memcpy(place + kFrameHeaderBytes, payload, frame->length);
   link_state.out_end += kFrameHeaderBytes + frame->length;
@@ -194,20 +192,18 @@ void link_send_small(uint8_t type, uint32_t stream, uint16_t aux, uint32_t value
   link_send(&frame, NULL);
 }
 
-void link_send_error(uint32_t stream, int error, const char *stage, const char *text) {
+void link_send_error(uint32_t stream, int error, const char* stage, const char* text) {
   uint8_t payload[256];
   struct tlv_writer writer;
   tlv_begin(&writer, payload, sizeof payload);
   if (stage) tlv_put_text(&writer, kTagStage, stage);
   tlv_put_text(&writer, kTagText, text);
-  struct frame frame = {.length = tlv_size(&writer),
-                        .type = kError,
-                        .stream = stream,
-                        .value = (uint32_t)error};
+  struct frame frame = {
+      .length = tlv_size(&writer), .type = kError, .stream = stream, .value = (uint32_t)error};
   link_send(&frame, payload);
 }
 
-uint8_t *link_reserve_data(size_t length) {
+uint8_t* link_reserve_data(size_t length) {
   return make_room(kFrameHeaderBytes + length) + kFrameHeaderBytes;
 }
 
@@ -217,7 +213,7 @@ void link_commit_data(uint32_t stream, uint16_t aux, uint32_t length) {
   link_state.out_end += kFrameHeaderBytes + length;
 }
 
-static ssize_t write_some(const uint8_t *from, size_t length) {
+static ssize_t write_some(const uint8_t* from, size_t length) {
   if (link_state.is_socket) return send(link_state.fd, from, length, MSG_DONTWAIT | MSG_NOSIGNAL);
   return write(link_state.fd, from, length);
 }

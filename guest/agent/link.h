@@ -17,7 +17,7 @@ enum {
 };
 
 // Dials the host over vsock, or opens `device` when that is not NULL. Does not return on failure.
-void link_open(const char *device);
+void link_open(const char* device);
 // Uses a connected stream socket; the agent's tests talk to the loop through one.
 void link_adopt(int fd);
 int link_fd(void);
@@ -33,16 +33,16 @@ enum link_result { kLinkNothing, kLinkFrame, kLinkBroken };
 
 // Takes the next whole frame from the input; its payload stays valid until the next link_fill. A
 // header that breaks a rule is reported in `problem` at once, before its payload has come.
-enum link_result link_next(struct frame *frame, uint8_t **payload, const char **problem);
+enum link_result link_next(struct frame* frame, uint8_t** payload, const char** problem);
 
 size_t link_room(void);
 bool link_idle(void);
 // `length` must fit link_room().
-void link_send(const struct frame *frame, const void *payload);
+void link_send(const struct frame* frame, const void* payload);
 void link_send_small(uint8_t type, uint32_t stream, uint16_t aux, uint32_t value);
-void link_send_error(uint32_t stream, int error, const char *stage, const char *text);
+void link_send_error(uint32_t stream, int error, const char* stage, const char* text);
 // A place to read up to `length` bytes of DATA into, to be sent by link_commit_data.
-uint8_t *link_reserve_data(size_t length);
+uint8_t* link_reserve_data(size_t length);
 void link_commit_data(uint32_t stream, uint16_t aux, uint32_t length);
 // Sends what the host takes now; link_drain waits until it has taken everything.
 void link_flush(void);

@@ -13,10 +13,10 @@
 #include "console.h"
 #include "events.h"
 #include "files.h"
+#include "flow.h"
 #include "hello.h"
 #include "identity.h"
 #include "link.h"
-#include "flow.h"
 #include "streams.h"
 
 enum { kLogError = 3 };
@@ -24,7 +24,7 @@ enum { kLogError = 3 };
 static bool quiesced;
 static bool init_process;
 
-_Noreturn static void protocol_error(const char *text) {
+_Noreturn static void protocol_error(const char* text) {
   struct frame frame = {.length = (uint32_t)strlen(text), .type = kLog, .value = kLogError};
   if (link_room() >= kSmallFrameBytes) link_send(&frame, text);
   link_flush();
@@ -39,13 +39,13 @@ _Noreturn static void shut_down(void) {
   fatal("reboot failed", errno);
 }
 
-static void answer_ping(const struct frame *ping, const uint8_t *payload) {
+static void answer_ping(const struct frame* ping, const uint8_t* payload) {
   struct frame pong = {.length = ping->length, .type = kPong, .value = ping->value};
   link_send(&pong, payload);
 }
 
 // The last frame before the machine is frozen. Afterwards only the connection is read.
-static void quiesce(const struct frame *frame) {
+static void quiesce(const struct frame* frame) {
   identity_touch();
   events_forget_link();
   quiesced = true;
@@ -53,7 +53,7 @@ static void quiesce(const struct frame *frame) {
   link_drain();
 }
 
-static void resume(const struct frame *frame, uint8_t *payload) {
+static void resume(const struct frame* frame, uint8_t* payload) {
   if (!(frame->aux & kResumeThawOnly)) {
     if (!identity_apply(payload, frame->length)) {
       link_drain();
@@ -65,7 +65,7 @@ static void resume(const struct frame *frame, uint8_t *payload) {
   resumed_send(frame->value);
 }
 
-static void serve_connection(const struct frame *frame, uint8_t *payload) {
+static void serve_connection(const struct frame* frame, uint8_t* payload) {
   switch (frame->type) {
     case kPing:
       answer_ping(frame, payload);
@@ -80,7 +80,7 @@ static void serve_connection(const struct frame *frame, uint8_t *payload) {
   }
 }
 
-static void open_new(const struct frame *frame, uint8_t *payload) {
+static void open_new(const struct frame* frame, uint8_t* payload) {
   if (stream_find(frame->stream)) protocol_error("stream number in use");
   switch (frame->type) {
     case kExec:
@@ -94,8 +94,8 @@ static void open_new(const struct frame *frame, uint8_t *payload) {
   }
 }
 
-static void serve_command(struct stream *stream, const struct frame *frame,
-                          const uint8_t *payload) {
+static void serve_command(struct stream* stream, const struct frame* frame,
+                          const uint8_t* payload) {
   switch (frame->type) {
     case kData:
       if (!stdin_take(stream, payload, frame->length)) protocol_error("DATA without credit");
@@ -114,7 +114,7 @@ static void serve_command(struct stream *stream, const struct frame *frame,
   }
 }
 
-static void serve_file(struct stream *stream, const struct frame *frame, const uint8_t *payload) {
+static void serve_file(struct stream* stream, const struct frame* frame, const uint8_t* payload) {
   if (frame->type == kSignal && frame->value == SIGKILL) {
     file_give_up(stream);
   } else if (stream->kind == kWritingFile && frame->type == kData) {
@@ -124,15 +124,15 @@ static void serve_file(struct stream *stream, const struct frame *frame, const u
   }
 }
 
-static void add_credit(struct stream *stream, const struct frame *frame) {
-  struct output *output = &stream->outputs[frame->aux - kAuxStdout];
+static void add_credit(struct stream* stream, const struct frame* frame) {
+  struct output* output = &stream->outputs[frame->aux - kAuxStdout];
   if (frame->value > INT32_MAX - output->credit) protocol_error("credit out of range");
   output->credit += frame->value;
 }
 
 // A frame for a stream that just ended has crossed its end on the way: it is dropped.
-static void serve_stream(const struct frame *frame, const uint8_t *payload) {
-  struct stream *stream = stream_find(frame->stream);
+static void serve_stream(const struct frame* frame, const uint8_t* payload) {
+  struct stream* stream = stream_find(frame->stream);
   if (!stream) return;
   if (frame->type == kWindow) {
     add_credit(stream, frame);
@@ -143,7 +143,7 @@ static void serve_stream(const struct frame *frame, const uint8_t *payload) {
   }
 }
 
-static void serve(const struct frame *frame, uint8_t *payload) {
+static void serve(const struct frame* frame, uint8_t* payload) {
   if (quiesced) {
     if (frame->type == kShutdown) shut_down();
     if (frame->type != kResume) protocol_error("only RESUME may follow QUIESCE");
@@ -162,8 +162,8 @@ static void serve(const struct frame *frame, uint8_t *payload) {
 // Serves what has come, as long as every answer has room. True: frames are left for later.
 static bool serve_all(void) {
   struct frame frame;
-  uint8_t *payload;
-  const char *problem;
+  uint8_t* payload;
+  const char* problem;
   while (link_room() >= kOutReserveBytes) {
     enum link_result result = link_next(&frame, &payload, &problem);
     if (result == kLinkBroken) protocol_error(problem);
@@ -179,7 +179,7 @@ static bool pump_all(void) {
   bool more = false;
   uint32_t end = streams_end();
   for (uint32_t i = 0; i < end; i++) {
-    struct stream *stream = stream_at((first + i) % end);
+    struct stream* stream = stream_at((first + i) % end);
     if (stream->kind == kCommand) {
       more |= command_pump(stream);
     } else if (stream->kind != kFree) {

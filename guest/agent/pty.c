@@ -12,7 +12,7 @@
 #define TIOCGPTPEER 0x5441
 #endif
 
-int pty_open(struct pty *pty, uint32_t size) {
+int pty_open(struct pty* pty, uint32_t size) {
   int unlocked = 0;
   pty->slave = -1;
   pty->master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);

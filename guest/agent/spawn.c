@@ -18,7 +18,7 @@ static const char kDefaultPath[] = "/usr/bin:/usr/sbin:/bin:/sbin";
 
 static char found_path[PATH_MAX];
 
-static const char *find_path(char **envp) {
+static const char* find_path(char** envp) {
   for (; *envp; envp++) {
     if (strncmp(*envp, "PATH=", 5) == 0) return *envp + 5;
   }
@@ -26,7 +26,7 @@ static const char *find_path(char **envp) {
 }
 
 // Joins parts into found_path; false when they do not fit.
-static bool join(const char *parts[], const size_t lengths[], int count) {
+static bool join(const char* parts[], const size_t lengths[], int count) {
   size_t at = 0;
   for (int i = 0; i < count; i++) {
     if (lengths[i] >= sizeof found_path - at) return false;
@@ -38,11 +38,11 @@ static bool join(const char *parts[], const size_t lengths[], int count) {
 }
 
 // Looks at one directory of PATH. Relative ones mean the command's working directory, not ours.
-static int try_directory(const struct spawn *spawn, const char *directory, size_t length) {
-  const char *name = spawn->argv[0];
+static int try_directory(const struct spawn* spawn, const char* directory, size_t length) {
+  const char* name = spawn->argv[0];
   bool relative = length == 0 || directory[0] != '/';
-  const char *cwd = spawn->cwd ? spawn->cwd : "/";
-  const char *parts[] = {cwd, "/", directory, "/", name};
+  const char* cwd = spawn->cwd ? spawn->cwd : "/";
+  const char* parts[] = {cwd, "/", directory, "/", name};
   const size_t lengths[] = {relative ? strlen(cwd) : 0, relative, length, 1, strlen(name)};
   if (!join(parts, lengths, 5)) return ENAMETOOLONG;
   struct stat status;
@@ -52,14 +52,14 @@ static int try_directory(const struct spawn *spawn, const char *directory, size_
 
 // execvp's rules: a name with a slash is a path; else the first executable file in PATH wins, and
 // one that may not be executed is worth saying.
-static bool lookup(struct spawn *spawn) {
+static bool lookup(struct spawn* spawn) {
   spawn->file = spawn->argv[0];
   if (strchr(spawn->file, '/')) return true;
   int error = ENOENT;
-  const char *path = spawn->file[0] ? find_path(spawn->envp) : NULL;
+  const char* path = spawn->file[0] ? find_path(spawn->envp) : NULL;
   spawn->file = found_path;
   while (path) {
-    const char *end = strchrnul(path, ':');
+    const char* end = strchrnul(path, ':');
     int result = try_directory(spawn, path, (size_t)(end - path));
     if (result == 0) return true;
     if (result == EACCES) error = EACCES;
@@ -70,7 +70,7 @@ static bool lookup(struct spawn *spawn) {
   return false;
 }
 
-static bool became_user(const struct spawn *spawn) {
+static bool became_user(const struct spawn* spawn) {
   if (spawn->uid == 0 && spawn->gid == 0) return true;
   // The bare calls: libc's would try to change every thread of the process it thinks it is.
   return syscall(SYS_setgroups, 0, NULL) == 0 &&
@@ -80,7 +80,7 @@ static bool became_user(const struct spawn *spawn) {
 
 // Only 0, 1 and 2 reach the program: every other descriptor of the agent is close-on-exec. No
 // disposition needs a reset, because the agent blocks signals and handles none.
-static const char *prepare_child(const struct spawn *spawn) {
+static const char* prepare_child(const struct spawn* spawn) {
   for (int fd = 0; fd < 3; fd++) {
     if (dup2(spawn->fds[fd], fd) < 0) return "pipe";
   }
@@ -91,8 +91,8 @@ static const char *prepare_child(const struct spawn *spawn) {
   return NULL;
 }
 
-_Noreturn static void run_child(struct spawn *spawn) {
-  const char *stage = prepare_child(spawn);
+_Noreturn static void run_child(struct spawn* spawn) {
+  const char* stage = prepare_child(spawn);
   if (!stage) {
     sigset_t none;
     sigemptyset(&none);
@@ -108,7 +108,7 @@ _Noreturn static void run_child(struct spawn *spawn) {
   _exit(127);
 }
 
-pid_t spawn_start(struct spawn *spawn) {
+pid_t spawn_start(struct spawn* spawn) {
   spawn->stage = NULL;
   if (!lookup(spawn)) return -1;
   pid_t pid = vfork();

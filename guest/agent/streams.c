@@ -10,28 +10,28 @@ static struct stream table[kMaxStreams];
 static uint32_t count;
 static uint32_t end;
 
-struct stream *stream_find(uint32_t id) {
+struct stream* stream_find(uint32_t id) {
   for (uint32_t slot = 0; slot < end; slot++) {
-    struct stream *stream = &table[slot];
+    struct stream* stream = &table[slot];
     if (stream->kind != kFree && stream->id == id && !stream->detached) return stream;
   }
   return NULL;
 }
 
-struct stream *stream_find_pid(pid_t pid) {
+struct stream* stream_find_pid(pid_t pid) {
   for (uint32_t slot = 0; slot < end; slot++) {
     if (table[slot].kind == kCommand && table[slot].pid == pid) return &table[slot];
   }
   return NULL;
 }
 
-struct stream *stream_open(uint32_t id, enum stream_kind kind) {
+struct stream* stream_open(uint32_t id, enum stream_kind kind) {
   uint32_t slot = 0;
   while (slot < kMaxStreams && table[slot].kind != kFree) slot++;
   if (slot == kMaxStreams) return NULL;
   if (slot == end) end++;
   count++;
-  struct stream *stream = &table[slot];
+  struct stream* stream = &table[slot];
   *stream = (struct stream){.kind = (uint8_t)kind, .id = id, .file_fd = -1};
   stream->input = (struct input){.fd = -1, .credit = kWindowBytes, .writable = true};
   for (int i = 0; i < 2; i++) {
@@ -44,7 +44,7 @@ static void close_if_open(int fd) {
   if (fd >= 0) close(fd);
 }
 
-void stream_close(struct stream *stream) {
+void stream_close(struct stream* stream) {
   close_if_open(stream->file_fd);
   // A terminal is one descriptor in two places.
   if (stream->input.fd != stream->outputs[0].fd) close_if_open(stream->input.fd);
@@ -58,7 +58,7 @@ void stream_close(struct stream *stream) {
 
 void streams_detach(void) {
   for (uint32_t slot = end; slot-- > 0;) {
-    struct stream *stream = &table[slot];
+    struct stream* stream = &table[slot];
     if (stream->kind == kFree || stream->detached) continue;
     if (stream->kind == kCommand) {
       stream->detached = true;
@@ -69,6 +69,6 @@ void streams_detach(void) {
 }
 
 uint32_t streams_count(void) { return count; }
-struct stream *stream_at(uint32_t slot) { return &table[slot]; }
-uint32_t stream_slot(const struct stream *stream) { return (uint32_t)(stream - table); }
+struct stream* stream_at(uint32_t slot) { return &table[slot]; }
+uint32_t stream_slot(const struct stream* stream) { return (uint32_t)(stream - table); }
 uint32_t streams_end(void) { return end; }

@@ -18,31 +18,31 @@ struct output {
   int fd;
   uint32_t credit;
   bool ready;
-  bool final;          // the grace is over: only `final_bytes` more are passed on
+  bool final;  // the grace is over: only `final_bytes` more are passed on
   uint32_t final_bytes;
 };
 
 // A command's input. What the program does not take yet waits in `buffer`, which the credit bounds.
 struct input {
   int fd;
-  uint32_t credit;     // what the host may still send
-  uint32_t owed;       // passed on, not yet returned to the host as WINDOW
-  uint8_t *buffer;     // ring of kWindowBytes, mapped when first needed
+  uint32_t credit;  // what the host may still send
+  uint32_t owed;    // passed on, not yet returned to the host as WINDOW
+  uint8_t* buffer;  // ring of kWindowBytes, mapped when first needed
   uint32_t head;
   uint32_t buffered;
   bool writable;
   bool watched;
-  bool ending;         // the host said EOF
-  bool mid_line;       // the last byte passed on was not a newline
+  bool ending;    // the host said EOF
+  bool mid_line;  // the last byte passed on was not a newline
 };
 
 struct stream {
   uint8_t kind;
-  bool detached;       // belongs to the machine this one was forked from: never sends
+  bool detached;  // belongs to the machine this one was forked from: never sends
   bool pty;
   bool exited;
   uint32_t id;
-  pid_t pid;           // 0 once reaped
+  pid_t pid;  // 0 once reaped
   uint16_t exit_signal;
   uint8_t exit_code;
   uint64_t max_rss_kib;
@@ -55,19 +55,19 @@ struct stream {
 };
 
 // NULL when no open, attached stream has this number.
-struct stream *stream_find(uint32_t id);
-struct stream *stream_find_pid(pid_t pid);
+struct stream* stream_find(uint32_t id);
+struct stream* stream_find_pid(pid_t pid);
 // NULL when the table is full.
-struct stream *stream_open(uint32_t id, enum stream_kind kind);
+struct stream* stream_open(uint32_t id, enum stream_kind kind);
 // Closes its descriptors and forgets it.
-void stream_close(struct stream *stream);
+void stream_close(struct stream* stream);
 // Gives the streams of the machine we were forked from over to be drained in silence.
 void streams_detach(void);
 uint32_t streams_count(void);
 
 // Slots in use lie below streams_end(); kind tells which are.
-struct stream *stream_at(uint32_t slot);
-uint32_t stream_slot(const struct stream *stream);
+struct stream* stream_at(uint32_t slot);
+uint32_t stream_slot(const struct stream* stream);
 uint32_t streams_end(void);
 
 #endif

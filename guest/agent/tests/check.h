@@ -5,16 +5,16 @@
 #include <stdbool.h>
 
 // Fails the running test (once is enough) and says where.
-void check_failed(const char *file, int line, const char *text);
-void run_test(const char *name, void (*test)(void));
+void check_failed(const char* file, int line, const char* text);
+void run_test(const char* name, void (*test)(void));
 
-#define CHECK(condition) \
-  do {                   \
+#define CHECK(condition)                                            \
+  do {                                                              \
     if (!(condition)) check_failed(__FILE__, __LINE__, #condition); \
   } while (0)
 #define TEST(function) run_test(#function, function)
 
-void golden_tests(const char *path);
+void golden_tests(const char* path);
 void tlv_tests(void);
 void command_tests(void);
 void flow_tests(void);

@@ -9,9 +9,9 @@
 #include "check.h"
 #include "peer.h"
 
-#define ARGV(...) ((const char *const[]){__VA_ARGS__, NULL})
+#define ARGV(...) ((const char* const[]){__VA_ARGS__, NULL})
 
-static struct result run(struct peer *peer, uint16_t aux, const char *const *argv) {
+static struct result run(struct peer* peer, uint16_t aux, const char* const* argv) {
   struct result results[2] = {0};
   peer_exec(peer, 1, aux, argv);
   CHECK(results_collect(peer, results, 1));
@@ -19,7 +19,7 @@ static struct result run(struct peer *peer, uint16_t aux, const char *const *arg
 }
 
 static void true_and_false_report_their_exit_codes(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   CHECK(run(peer, kExecNoStdin, ARGV("true")).exit_code == 0);
   struct result result = run(peer, kExecNoStdin, ARGV("false"));
   CHECK(result.started && result.exit_code == 1 && result.exit_signal == 0);
@@ -29,7 +29,7 @@ static void true_and_false_report_their_exit_codes(void) {
 }
 
 static void output_and_errors_come_apart_or_merged(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   struct result result = run(peer, kExecNoStdin, ARGV("sh", "-c", "echo out; echo err >&2"));
   CHECK(strcmp(result.head[0], "out\n") == 0 && strcmp(result.head[1], "err\n") == 0);
   result = run(peer, kExecNoStdin | kExecMergeStderr, ARGV("sh", "-c", "echo out; echo err >&2"));
@@ -39,20 +39,21 @@ static void output_and_errors_come_apart_or_merged(void) {
 }
 
 static void a_command_gets_three_descriptors_clean_signals_and_its_own_session(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   struct result result = run(peer, 0, ARGV("sh", "-c", "ls /proc/self/fd | wc -l"));
   // ls itself holds the directory open.
   CHECK(strcmp(result.head[0], "4\n") == 0);
   result = run(peer, kExecNoStdin, ARGV("grep", "SigBlk", "/proc/self/status"));
   CHECK(strcmp(result.head[0], "SigBlk:\t0000000000000000\n") == 0);
-  result = run(peer, kExecNoStdin,
-               ARGV("sh", "-c", "set -- $(cat /proc/$$/stat); test $1 = $5 && test $1 = $6 && pwd"));
+  result =
+      run(peer, kExecNoStdin,
+          ARGV("sh", "-c", "set -- $(cat /proc/$$/stat); test $1 = $5 && test $1 = $6 && pwd"));
   CHECK(strcmp(result.head[0], "/\n") == 0);
   peer_stop(peer);
 }
 
 static void failures_to_start_name_stage_and_errno(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   struct result result = run(peer, 0, ARGV("no-such-command"));
   CHECK(result.error == ENOENT && strcmp(result.stage, "lookup") == 0 && !result.started);
   result = run(peer, 0, ARGV("/no/such/command"));
@@ -66,7 +67,7 @@ static void failures_to_start_name_stage_and_errno(void) {
   peer_stop(peer);
 }
 
-static struct result run_payload(struct peer *peer, const uint8_t *payload, uint32_t length) {
+static struct result run_payload(struct peer* peer, const uint8_t* payload, uint32_t length) {
   struct result results[2] = {0};
   struct frame frame = {.length = length, .type = kExec, .stream = 1, .aux = kExecNoStdin};
   peer_send(peer, frame, payload);
@@ -75,7 +76,7 @@ static struct result run_payload(struct peer *peer, const uint8_t *payload, uint
 }
 
 static void path_cwd_environment_and_user_are_the_commands_own(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   uint8_t payload[512];
   struct tlv_writer writer;
   tlv_begin(&writer, payload, sizeof payload);
@@ -102,13 +103,13 @@ static void path_cwd_environment_and_user_are_the_commands_own(void) {
   peer_stop(peer);
 }
 
-static void expect_decode_error(struct peer *peer, struct tlv_writer *writer) {
+static void expect_decode_error(struct peer* peer, struct tlv_writer* writer) {
   struct result result = run_payload(peer, writer->start, tlv_size(writer));
   CHECK(result.error == EINVAL && strcmp(result.stage, "decode") == 0);
 }
 
 static void malformed_requests_are_refused_without_harm(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   uint8_t payload[512];
   struct tlv_writer writer;
   tlv_begin(&writer, payload, sizeof payload);
@@ -132,8 +133,8 @@ static void malformed_requests_are_refused_without_harm(void) {
 }
 
 static void a_mebibyte_of_empty_arguments_is_parsed(void) {
-  struct peer *peer = peer_start();
-  uint8_t *payload = malloc(kFrameMaxPayloadBytes);
+  struct peer* peer = peer_start();
+  uint8_t* payload = malloc(kFrameMaxPayloadBytes);
   struct tlv_writer writer;
   tlv_begin(&writer, payload, kFrameMaxPayloadBytes);
   tlv_put_text(&writer, kTagArg, "true");
@@ -147,7 +148,7 @@ static void a_mebibyte_of_empty_arguments_is_parsed(void) {
 }
 
 static void signals_reach_the_process_or_its_group(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   for (uint16_t group = 0; group < 2; group++) {
     struct result results[2] = {0};
     peer_exec(peer, 1, 0, ARGV("sleep", "60"));
@@ -166,7 +167,7 @@ static uint64_t ms_now(void) {
 }
 
 static void a_daemon_holding_the_output_delays_the_exit_only_briefly(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   uint64_t start = ms_now();
   struct result result = run(peer, kExecNoStdin, ARGV("sh", "-c", "sleep 3 & echo done; exit 5"));
   uint64_t took = ms_now() - start;
@@ -180,7 +181,7 @@ static void a_daemon_holding_the_output_delays_the_exit_only_briefly(void) {
 
 static void sixty_four_commands_run_at_once(void) {
   enum { kCount = 64 };
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   static struct result results[kCount + 1];
   memset(results, 0, sizeof results);
   for (uint32_t id = 1; id <= kCount; id++) {
@@ -194,10 +195,11 @@ static void sixty_four_commands_run_at_once(void) {
 }
 
 static void a_terminal_resizes_echoes_and_ends(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   struct result results[2] = {0};
-  peer_exec(peer, 1, kExecPty,
-            ARGV("sh", "-c", "trap 'stty size' WINCH; stty size; tty; read a; read b; echo $a; cat"));
+  peer_exec(
+      peer, 1, kExecPty,
+      ARGV("sh", "-c", "trap 'stty size' WINCH; stty size; tty; read a; read b; echo $a; cat"));
   while (!strstr(results[1].head[0], "/dev/pts/") && peer_read(peer, kPatienceMs)) {
     result_take(peer, results);
   }

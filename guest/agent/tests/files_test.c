@@ -11,7 +11,7 @@
 #include "check.h"
 #include "peer.h"
 
-static uint32_t request(struct peer *peer, uint8_t *payload, const char *name, bool write,
+static uint32_t request(struct peer* peer, uint8_t* payload, const char* name, bool write,
                         uint64_t offset, uint64_t limit) {
   char path[128];
   struct tlv_writer writer;
@@ -27,14 +27,14 @@ static uint32_t request(struct peer *peer, uint8_t *payload, const char *name, b
   return tlv_size(&writer);
 }
 
-static void start_write(struct peer *peer, uint32_t id, uint16_t aux, const char *name) {
+static void start_write(struct peer* peer, uint32_t id, uint16_t aux, const char* name) {
   uint8_t payload[256];
   uint32_t length = request(peer, payload, name, true, 0, 0);
   struct frame frame = {.length = length, .type = kFileWrite, .stream = id, .aux = aux};
   peer_send(peer, frame, payload);
 }
 
-static void put(struct peer *peer, uint16_t aux, const char *name, const char *text) {
+static void put(struct peer* peer, uint16_t aux, const char* name, const char* text) {
   start_write(peer, 1, aux, name);
   struct frame data = {.length = (uint32_t)strlen(text), .type = kData, .stream = 1};
   peer_send(peer, data, text);
@@ -42,7 +42,7 @@ static void put(struct peer *peer, uint16_t aux, const char *name, const char *t
 }
 
 // Reads a file through the agent into `to`; returns the bytes, or minus the errno.
-static long get(struct peer *peer, const char *name, uint64_t offset, uint64_t limit, uint8_t *to) {
+static long get(struct peer* peer, const char* name, uint64_t offset, uint64_t limit, uint8_t* to) {
   uint8_t payload[256];
   uint32_t length = request(peer, payload, name, false, offset, limit);
   struct frame frame = {.length = length, .type = kFileRead, .stream = 2};
@@ -67,7 +67,7 @@ static long get(struct peer *peer, const char *name, uint64_t offset, uint64_t l
 }
 
 static void a_file_written_is_the_file_read(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   uint8_t bytes[64];
   char path[128];
   struct stat status;
@@ -89,7 +89,7 @@ static void a_file_written_is_the_file_read(void) {
 }
 
 static void parents_and_exclusive_are_honoured(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   put(peer, 0, "x/y/z", "1");
   CHECK(peer_expect(peer, kError, 1) && peer->frame.value == ENOENT);
   put(peer, kWriteParents, "x/y/z", "1");
@@ -104,7 +104,7 @@ static void parents_and_exclusive_are_honoured(void) {
 }
 
 static void a_pipe_is_refused_instead_of_waited_for(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   char path[128];
   uint8_t bytes[8];
   snprintf(path, sizeof path, "%s/fifo", peer->root);
@@ -117,9 +117,9 @@ static void a_pipe_is_refused_instead_of_waited_for(void) {
 
 static void big_files_pass_both_ways(void) {
   enum { kBytes = 16 << 20 };
-  struct peer *peer = peer_start();
-  uint8_t *sent = malloc(kBytes);
-  uint8_t *back = malloc(kBytes);
+  struct peer* peer = peer_start();
+  uint8_t* sent = malloc(kBytes);
+  uint8_t* back = malloc(kBytes);
   srand(3);
   for (int i = 0; i < kBytes; i++) sent[i] = (uint8_t)rand();
   start_write(peer, 1, 0, "big");
@@ -140,7 +140,7 @@ static void big_files_pass_both_ways(void) {
 }
 
 static void giving_up_ends_a_transfer_with_eintr(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   start_write(peer, 1, 0, "half");
   peer_send(peer, (struct frame){.type = kSignal, .stream = 1, .value = SIGKILL}, NULL);
   CHECK(peer_expect(peer, kError, 1) && peer->frame.value == EINTR);
@@ -150,14 +150,14 @@ static void giving_up_ends_a_transfer_with_eintr(void) {
 }
 
 static void hostile_requests_are_refused(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   static const struct tlv kBad[] = {
-      {.tag = kTagPath, .length = 8, .value = (uint8_t *)"relative"},
-      {.tag = kTagPath, .length = 4, .value = (uint8_t *)"/a\0b"},
-      {.tag = kTagPath, .length = 0, .value = (uint8_t *)""},
-      {.tag = kTagMode, .length = 4, .value = (uint8_t *)"\xff\xff\xff\xff"},
-      {.tag = kTagOffset, .length = 8, .value = (uint8_t *)"\xff\xff\xff\xff\xff\xff\xff\xff"},
-      {.tag = kTagLimit, .length = 3, .value = (uint8_t *)"abc"},
+      {.tag = kTagPath, .length = 8, .value = (uint8_t*)"relative"},
+      {.tag = kTagPath, .length = 4, .value = (uint8_t*)"/a\0b"},
+      {.tag = kTagPath, .length = 0, .value = (uint8_t*)""},
+      {.tag = kTagMode, .length = 4, .value = (uint8_t*)"\xff\xff\xff\xff"},
+      {.tag = kTagOffset, .length = 8, .value = (uint8_t*)"\xff\xff\xff\xff\xff\xff\xff\xff"},
+      {.tag = kTagLimit, .length = 3, .value = (uint8_t*)"abc"},
   };
   for (size_t i = 0; i < sizeof kBad / sizeof kBad[0]; i++) {
     uint8_t payload[128];

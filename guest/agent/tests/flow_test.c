@@ -8,30 +8,30 @@
 #include "check.h"
 #include "peer.h"
 
-#define ARGV(...) ((const char *const[]){__VA_ARGS__, NULL})
+#define ARGV(...) ((const char* const[]){__VA_ARGS__, NULL})
 
 enum { kBigBytes = 16 << 20 };
 
 static void a_big_output_passes_unharmed(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   struct result results[2] = {0};
   peer_exec(peer, 1, kExecNoStdin, ARGV("sh", "-c", "yes 0123456789abcde | head -c 16777216"));
   CHECK(results_collect(peer, results, 1));
   uint64_t hash = HASH_START;
   for (int i = 0; i < kBigBytes / 16; i++) {
-    hash = hash_bytes(hash, (const uint8_t *)"0123456789abcde\n", 16);
+    hash = hash_bytes(hash, (const uint8_t*)"0123456789abcde\n", 16);
   }
   CHECK(results[1].bytes[0] == kBigBytes && results[1].hash[0] == hash);
   peer_stop(peer);
 }
 
-static void send_data(struct peer *peer, const uint8_t *bytes, uint32_t length) {
+static void send_data(struct peer* peer, const uint8_t* bytes, uint32_t length) {
   struct frame data = {.length = length, .type = kData, .stream = 1};
   peer_send(peer, data, bytes);
 }
 
 // Sends 16 MiB under credit while taking whatever comes back.
-static uint64_t feed(struct peer *peer, struct result *results) {
+static uint64_t feed(struct peer* peer, struct result* results) {
   static uint8_t piece[kDataMaxBytes];
   uint32_t credit = kWindowBytes;
   uint64_t hash = HASH_START;
@@ -53,7 +53,7 @@ static uint64_t feed(struct peer *peer, struct result *results) {
 }
 
 static void a_big_input_comes_back_through_cat(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   struct result results[2] = {0};
   peer_exec(peer, 1, 0, ARGV("cat"));
   uint64_t hash = feed(peer, results);
@@ -63,7 +63,7 @@ static void a_big_input_comes_back_through_cat(void) {
   peer_stop(peer);
 }
 
-static size_t take_without_credit(struct peer *peer, int timeout_ms, bool *ended) {
+static size_t take_without_credit(struct peer* peer, int timeout_ms, bool* ended) {
   size_t total = 0;
   while (peer_read(peer, timeout_ms)) {
     if (peer->frame.type == kData) total += peer->frame.length;
@@ -73,7 +73,7 @@ static size_t take_without_credit(struct peer *peer, int timeout_ms, bool *ended
 }
 
 static void output_stops_when_the_credit_is_used_up_and_goes_on_with_more(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   bool ended = false;
   peer_exec(peer, 1, kExecNoStdin, ARGV("head", "-c", "300000", "/dev/zero"));
   CHECK(take_without_credit(peer, 400, &ended) == kWindowBytes && !ended);
@@ -87,7 +87,7 @@ static void output_stops_when_the_credit_is_used_up_and_goes_on_with_more(void) 
 }
 
 static void a_stalled_command_does_not_hold_up_the_others(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   static const uint8_t piece[kDataMaxBytes];
   struct result results[3] = {0};
   peer_exec(peer, 1, 0, ARGV("sleep", "60"));
@@ -102,7 +102,7 @@ static void a_stalled_command_does_not_hold_up_the_others(void) {
 }
 
 static void input_for_a_program_that_closed_it_is_dropped_with_credit(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   struct result results[2] = {0};
   peer_exec(peer, 1, 0, ARGV("sh", "-c", "exec 0<&-; sleep 0.5"));
   CHECK(feed(peer, results) != 0);
@@ -112,7 +112,7 @@ static void input_for_a_program_that_closed_it_is_dropped_with_credit(void) {
 
 static void a_peer_that_does_not_read_stops_the_agent_not_its_memory(void) {
   enum { kPings = 200 };
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   static const uint8_t piece[kDataMaxBytes];
   pid_t sender = fork();
   if (sender == 0) {
@@ -132,7 +132,7 @@ static void a_peer_that_does_not_read_stops_the_agent_not_its_memory(void) {
   peer_stop(peer);
 }
 
-static void expect_refused(struct peer *peer) {
+static void expect_refused(struct peer* peer) {
   bool logged = false;
   while (peer_read(peer, kPatienceMs)) logged |= peer->frame.type == kLog;
   CHECK(logged);
@@ -140,7 +140,7 @@ static void expect_refused(struct peer *peer) {
 }
 
 static void data_without_credit_ends_the_connection(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   static const uint8_t piece[kDataMaxBytes];
   peer_exec(peer, 1, 0, ARGV("sleep", "5"));
   // One piece fits the pipe and is returned as credit; the host does not wait for that.
@@ -160,7 +160,7 @@ static void broken_headers_end_the_connection(void) {
       {.type = kResume, .value = 1},
   };
   for (size_t i = 0; i < sizeof kBroken / sizeof kBroken[0]; i++) {
-    struct peer *peer = peer_start();
+    struct peer* peer = peer_start();
     uint8_t header[kFrameHeaderBytes];
     frame_encode(&kBroken[i], header);
     peer_send_raw(peer, header, sizeof header);
@@ -169,7 +169,7 @@ static void broken_headers_end_the_connection(void) {
 }
 
 static void frames_arrive_in_any_pieces(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   uint8_t bytes[2 * (kFrameHeaderBytes + 3)];
   struct frame ping = {.length = 3, .type = kPing, .value = 1};
   for (int i = 0; i < 2; i++) {
@@ -185,7 +185,7 @@ static void frames_arrive_in_any_pieces(void) {
 }
 
 static void an_unknown_type_is_answered_and_survived(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   struct frame unknown = {.length = 1, .type = 200, .flags = 4, .stream = 9, .aux = 1};
   peer_send(peer, unknown, "?");
   CHECK(peer_expect(peer, kError, 9) && peer->frame.value == 38);

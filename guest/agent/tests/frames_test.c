@@ -15,7 +15,7 @@ static struct golden {
 } golden[kMaxLines];
 static int golden_count;
 
-static bool parse_line(const char *line, struct golden *entry) {
+static bool parse_line(const char* line, struct golden* entry) {
   int at = 0;
   if (sscanf(line, "%63s %n", entry->name, &at) != 1) return false;
   unsigned byte;
@@ -26,8 +26,8 @@ static bool parse_line(const char *line, struct golden *entry) {
   return entry->length >= kFrameHeaderBytes;
 }
 
-static void load(const char *path) {
-  FILE *file = fopen(path, "r");
+static void load(const char* path) {
+  FILE* file = fopen(path, "r");
   if (!file) {
     perror(path);
     exit(EXIT_FAILURE);
@@ -39,7 +39,7 @@ static void load(const char *path) {
   fclose(file);
 }
 
-static const struct golden *find(const char *name) {
+static const struct golden* find(const char* name) {
   for (int i = 0; i < golden_count; i++) {
     if (strcmp(golden[i].name, name) == 0) return &golden[i];
   }
@@ -73,7 +73,7 @@ static void golden_tlvs_encode_to_the_same_bytes(void) {
     uint8_t copy[kMaxFrameBytes];
     struct tlv_writer writer;
     tlv_begin(&writer, copy, sizeof copy);
-    uint8_t *payload = golden[i].bytes + kFrameHeaderBytes;
+    uint8_t* payload = golden[i].bytes + kFrameHeaderBytes;
     struct tlv_reader reader = {.next = payload, .end = payload + frame.length};
     struct tlv tlv;
     enum tlv_result result;
@@ -94,7 +94,7 @@ static void golden_fields_mean_what_the_comment_says(void) {
   CHECK(frame.stream == 0xfffffffe && frame.aux == 9 && frame.value == 0);
   frame = frame_decode(find("signal_group")->bytes);
   CHECK(frame.aux == kSignalGroup && frame.value == 9);
-  uint8_t *done = (uint8_t *)find("file_done")->bytes + kFrameHeaderBytes;
+  uint8_t* done = (uint8_t*)find("file_done")->bytes + kFrameHeaderBytes;
   struct tlv_reader reader = {.next = done, .end = done + 16};
   struct tlv tlv;
   uint64_t size = 0;
@@ -103,11 +103,10 @@ static void golden_fields_mean_what_the_comment_says(void) {
 }
 
 static void host_frames_pass_the_check_and_broken_ones_do_not(void) {
-  static const char *const kFromHost[] = {
-      "ping",          "ping_empty",    "quiesce", "resume", "resume_thaw",  "shutdown",
-      "exec",          "exec_pty",      "resize",  "signal", "signal_group", "data_stdin",
-      "eof_stdin",     "window_stdout", "window_stderr",     "file_read",    "file_write",
-      "unknown_type"};
+  static const char* const kFromHost[] = {
+      "ping",      "ping_empty",    "quiesce",       "resume",    "resume_thaw",  "shutdown",
+      "exec",      "exec_pty",      "resize",        "signal",    "signal_group", "data_stdin",
+      "eof_stdin", "window_stdout", "window_stderr", "file_read", "file_write",   "unknown_type"};
   for (size_t i = 0; i < sizeof kFromHost / sizeof kFromHost[0]; i++) {
     struct frame frame = frame_decode(find(kFromHost[i])->bytes);
     CHECK(frame_check(&frame) == NULL);
@@ -133,7 +132,7 @@ static void host_frames_pass_the_check_and_broken_ones_do_not(void) {
   CHECK(frame_check(&exec) != NULL);
 }
 
-void golden_tests(const char *path) {
+void golden_tests(const char* path) {
   load(path);
   TEST(golden_frames_encode_to_the_same_bytes);
   TEST(golden_tlvs_encode_to_the_same_bytes);
@@ -141,7 +140,7 @@ void golden_tests(const char *path) {
   TEST(host_frames_pass_the_check_and_broken_ones_do_not);
 }
 
-static int count_tlvs(uint8_t *bytes, size_t length, enum tlv_result *last) {
+static int count_tlvs(uint8_t* bytes, size_t length, enum tlv_result* last) {
   struct tlv_reader reader = {.next = bytes, .end = bytes + length};
   struct tlv tlv;
   int count = 0;
@@ -154,7 +153,7 @@ static void a_cut_or_overlong_tlv_is_malformed(void) {
   // Exactly sized heap copies, so that the sanitizer sees one byte too many.
   for (size_t cut = 0; cut <= 12; cut++) {
     uint8_t whole[12] = {40, 0, 0, 0, 4, 0, 0, 0, 'a', 'b', 'c', 'd'};
-    uint8_t *bytes = malloc(cut + (cut == 0));
+    uint8_t* bytes = malloc(cut + (cut == 0));
     memcpy(bytes, whole, cut);
     int count = count_tlvs(bytes, cut, &last);
     CHECK(count == (cut == 12));
@@ -171,7 +170,7 @@ static void random_bytes_never_lead_outside_the_payload(void) {
   srand(1);
   for (int round = 0; round < 20000; round++) {
     size_t length = (size_t)(rand() % 64);
-    uint8_t *bytes = malloc(length + 1);
+    uint8_t* bytes = malloc(length + 1);
     for (size_t i = 0; i < length; i++) bytes[i] = (uint8_t)(rand() % 4 ? 0 : rand());
     enum tlv_result last;
     struct tlv_reader reader = {.next = bytes, .end = bytes + length};

@@ -7,10 +7,10 @@
 #include "check.h"
 #include "peer.h"
 
-#define ARGV(...) ((const char *const[]){__VA_ARGS__, NULL})
+#define ARGV(...) ((const char* const[]){__VA_ARGS__, NULL})
 
 static void hello_tells_what_the_document_promises(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   struct tlv_reader reader = {.next = peer->payload, .end = peer->payload + peer->frame.length};
   struct tlv tlv;
   unsigned seen = 0;
@@ -23,7 +23,7 @@ static void hello_tells_what_the_document_promises(void) {
   peer_stop(peer);
 }
 
-static void quiesce(struct peer *peer) {
+static void quiesce(struct peer* peer) {
   peer_send(peer, (struct frame){.type = kQuiesce, .value = 5}, NULL);
   while (peer_read(peer, kPatienceMs) && peer->frame.type != kQuiesced) continue;
   CHECK(peer->frame.type == kQuiesced && peer->frame.value == 5);
@@ -32,7 +32,7 @@ static void quiesce(struct peer *peer) {
 static const char kMachineId[] = "0123456789abcdef0123456789abcdef";
 static const char kBootId[] = "8e1f4a52-5c1d-4f7b-9b0a-0123456789ab";
 
-static uint32_t identity_payload(uint8_t *payload, const char *hostname, int leave_out) {
+static uint32_t identity_payload(uint8_t* payload, const char* hostname, int leave_out) {
   static const uint8_t kBytes[32] = {0xab, 0xcd};
   struct tlv_writer writer;
   tlv_begin(&writer, payload, 512);
@@ -46,17 +46,17 @@ static uint32_t identity_payload(uint8_t *payload, const char *hostname, int lea
   return tlv_size(&writer);
 }
 
-static void resume(struct peer *peer, const char *hostname, int leave_out) {
+static void resume(struct peer* peer, const char* hostname, int leave_out) {
   uint8_t payload[512];
   uint32_t length = identity_payload(payload, hostname, leave_out);
   peer_send(peer, (struct frame){.length = length, .type = kResume, .value = 6}, payload);
 }
 
-static bool file_holds(const struct peer *peer, const char *name, const char *text) {
+static bool file_holds(const struct peer* peer, const char* name, const char* text) {
   char path[128];
   char bytes[256] = "";
   snprintf(path, sizeof path, "%s/%s", peer->root, name);
-  FILE *file = fopen(path, "r");
+  FILE* file = fopen(path, "r");
   if (!file) return false;
   size_t count = fread(bytes, 1, sizeof bytes - 1, file);
   fclose(file);
@@ -64,9 +64,9 @@ static bool file_holds(const struct peer *peer, const char *name, const char *te
 }
 
 static void a_fork_becomes_itself(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   // Longer than the template's name, shorter, and as long: the sizes of the files follow.
-  static const char *const kNames[] = {"a-much-longer-name.example.org", "b", "vmfork-0000002a"};
+  static const char* const kNames[] = {"a-much-longer-name.example.org", "b", "vmfork-0000002a"};
   for (size_t i = 0; i < 3; i++) {
     char line[96];
     quiesce(peer);
@@ -85,7 +85,7 @@ static void a_fork_becomes_itself(void) {
 }
 
 static void an_incomplete_identity_is_refused_and_the_agent_stays_frozen(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   quiesce(peer);
   for (int tag = kTagGenerationId; tag <= kTagBootId; tag++) {
     resume(peer, "name", tag);
@@ -101,12 +101,12 @@ static void an_incomplete_identity_is_refused_and_the_agent_stays_frozen(void) {
 }
 
 static void a_first_command_rides_behind_resume(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   quiesce(peer);
   uint8_t bytes[1024];
   uint32_t length = identity_payload(bytes + kFrameHeaderBytes, "clone", 0);
   frame_encode(&(struct frame){.length = length, .type = kResume, .value = 6}, bytes);
-  uint8_t *exec = bytes + kFrameHeaderBytes + length;
+  uint8_t* exec = bytes + kFrameHeaderBytes + length;
   uint32_t exec_length = exec_payload(exec + kFrameHeaderBytes, 256, ARGV("echo", "first"));
   frame_encode(&(struct frame){.length = exec_length, .type = kExec, .stream = 1}, exec);
   peer_send_raw(peer, bytes, 2 * kFrameHeaderBytes + length + exec_length);
@@ -116,14 +116,14 @@ static void a_first_command_rides_behind_resume(void) {
   peer_stop(peer);
 }
 
-static void start_talker(struct peer *peer) {
+static void start_talker(struct peer* peer) {
   struct result results[2] = {0};
   peer_exec(peer, 1, 0, ARGV("sh", "-c", "while :; do echo tick; sleep 0.02; done"));
   while (results[1].bytes[0] < 15 && peer_read(peer, kPatienceMs)) result_take(peer, results);
 }
 
 static void a_frozen_agent_is_silent_and_its_commands_go_on_when_thawed(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   start_talker(peer);
   quiesce(peer);
   CHECK(!peer_read(peer, 300));
@@ -137,7 +137,7 @@ static void a_frozen_agent_is_silent_and_its_commands_go_on_when_thawed(void) {
 }
 
 static void a_fork_detaches_the_commands_it_inherited(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   start_talker(peer);
   quiesce(peer);
   resume(peer, "clone", 0);
@@ -153,7 +153,7 @@ static void a_fork_detaches_the_commands_it_inherited(void) {
 }
 
 static void a_command_that_ended_while_frozen_is_reported_after_the_thaw(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   struct result results[2] = {0};
   peer_exec(peer, 1, kExecNoStdin, ARGV("sh", "-c", "sleep 0.1; exit 4"));
   CHECK(peer_expect(peer, kStarted, 1));
@@ -167,7 +167,7 @@ static void a_command_that_ended_while_frozen_is_reported_after_the_thaw(void) {
 }
 
 static void anything_but_resume_ends_a_frozen_agent(void) {
-  struct peer *peer = peer_start();
+  struct peer* peer = peer_start();
   quiesce(peer);
   peer_send(peer, (struct frame){.type = kPing}, NULL);
   CHECK(peer_expect(peer, kLog, 0));

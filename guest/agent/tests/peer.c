@@ -21,7 +21,7 @@
 #include "link.h"
 #include "loop.h"
 
-static void make_root(struct peer *peer) {
+static void make_root(struct peer* peer) {
   char path[96];
   snprintf(peer->root, sizeof peer->root, "/tmp/agent-test-XXXXXX");
   if (!mkdtemp(peer->root)) abort();
@@ -31,13 +31,13 @@ static void make_root(struct peer *peer) {
   mkdir(path, 0755);
 }
 
-static void remove_root(const struct peer *peer) {
+static void remove_root(const struct peer* peer) {
   char command[128];
   snprintf(command, sizeof command, "rm -rf %s", peer->root);
   if (system(command) != 0) abort();
 }
 
-_Noreturn static void be_agent(int fd, const char *root) {
+_Noreturn static void be_agent(int fd, const char* root) {
   int root_fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   identity_init(root_fd, false);
   // What the test's own parent left open is not the agent's.
@@ -47,8 +47,8 @@ _Noreturn static void be_agent(int fd, const char *root) {
   loop_run(false);
 }
 
-struct peer *peer_start(void) {
-  struct peer *peer = calloc(1, sizeof *peer);
+struct peer* peer_start(void) {
+  struct peer* peer = calloc(1, sizeof *peer);
   int fds[2];
   if (!peer || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) abort();
   make_root(peer);
@@ -69,7 +69,7 @@ static void pause_ms(long ms) {
   nanosleep(&time, NULL);
 }
 
-int peer_wait_end(struct peer *peer) {
+int peer_wait_end(struct peer* peer) {
   int status = -1;
   pid_t ended = 0;
   for (int i = 0; i < 500 && (ended = waitpid(peer->pid, &status, WNOHANG)) == 0; i++) pause_ms(10);
@@ -84,13 +84,13 @@ int peer_wait_end(struct peer *peer) {
   return status == -1 || !WIFEXITED(status) ? -1 : WEXITSTATUS(status);
 }
 
-void peer_stop(struct peer *peer) {
+void peer_stop(struct peer* peer) {
   peer_send(peer, (struct frame){.type = kShutdown}, NULL);
   CHECK(peer_wait_end(peer) == 0);
 }
 
-void peer_send_raw(struct peer *peer, const void *bytes, size_t length) {
-  const uint8_t *next = bytes;
+void peer_send_raw(struct peer* peer, const void* bytes, size_t length) {
+  const uint8_t* next = bytes;
   while (length > 0) {
     ssize_t count = send(peer->fd, next, length, MSG_NOSIGNAL);
     if (count <= 0) return;
@@ -99,14 +99,14 @@ void peer_send_raw(struct peer *peer, const void *bytes, size_t length) {
   }
 }
 
-void peer_send(struct peer *peer, struct frame frame, const void *payload) {
+void peer_send(struct peer* peer, struct frame frame, const void* payload) {
   uint8_t header[kFrameHeaderBytes];
   frame_encode(&frame, header);
   peer_send_raw(peer, header, sizeof header);
   peer_send_raw(peer, payload, frame.length);
 }
 
-static bool read_exactly(int fd, uint8_t *to, size_t length, int timeout_ms) {
+static bool read_exactly(int fd, uint8_t* to, size_t length, int timeout_ms) {
   while (length > 0) {
     struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
     if (poll(&poll_fd, 1, timeout_ms) <= 0) return false;
@@ -118,7 +118,7 @@ static bool read_exactly(int fd, uint8_t *to, size_t length, int timeout_ms) {
   return true;
 }
 
-bool peer_read(struct peer *peer, int timeout_ms) {
+bool peer_read(struct peer* peer, int timeout_ms) {
   uint8_t header[kFrameHeaderBytes];
   if (!read_exactly(peer->fd, header, sizeof header, timeout_ms)) return false;
   peer->frame = frame_decode(header);
@@ -127,11 +127,11 @@ bool peer_read(struct peer *peer, int timeout_ms) {
   return read_exactly(peer->fd, peer->payload, peer->frame.length, timeout_ms);
 }
 
-bool peer_expect(struct peer *peer, uint8_t type, uint32_t stream) {
+bool peer_expect(struct peer* peer, uint8_t type, uint32_t stream) {
   return peer_read(peer, kPatienceMs) && peer->frame.type == type && peer->frame.stream == stream;
 }
 
-uint32_t exec_payload(uint8_t *payload, size_t capacity, const char *const *argv) {
+uint32_t exec_payload(uint8_t* payload, size_t capacity, const char* const* argv) {
   struct tlv_writer writer;
   tlv_begin(&writer, payload, capacity);
   for (; *argv; argv++) tlv_put_text(&writer, kTagArg, *argv);
@@ -139,20 +139,20 @@ uint32_t exec_payload(uint8_t *payload, size_t capacity, const char *const *argv
   return tlv_size(&writer);
 }
 
-void peer_exec(struct peer *peer, uint32_t stream, uint16_t aux, const char *const *argv) {
+void peer_exec(struct peer* peer, uint32_t stream, uint16_t aux, const char* const* argv) {
   uint8_t payload[4096];
   uint32_t length = exec_payload(payload, sizeof payload, argv);
   struct frame frame = {.length = length, .type = kExec, .stream = stream, .aux = aux};
   peer_send(peer, frame, payload);
 }
 
-uint64_t hash_bytes(uint64_t hash, const uint8_t *bytes, size_t length) {
+uint64_t hash_bytes(uint64_t hash, const uint8_t* bytes, size_t length) {
   for (size_t i = 0; i < length; i++) hash = (hash ^ bytes[i]) * 0x100000001b3u;
   return hash;
 }
 
-static void take_data(struct peer *peer, struct result *result) {
-  const struct frame *frame = &peer->frame;
+static void take_data(struct peer* peer, struct result* result) {
+  const struct frame* frame = &peer->frame;
   int index = frame->aux - kAuxStdout;
   CHECK(result->started && !result->ended && !result->eof[index]);
   size_t room = sizeof result->head[0] - 1;
@@ -162,14 +162,12 @@ static void take_data(struct peer *peer, struct result *result) {
   if (result->bytes[index] == 0) result->hash[index] = HASH_START;
   result->hash[index] = hash_bytes(result->hash[index], peer->payload, frame->length);
   result->bytes[index] += frame->length;
-  struct frame window = {.type = kWindow,
-                         .stream = frame->stream,
-                         .aux = frame->aux,
-                         .value = frame->length};
+  struct frame window = {
+      .type = kWindow, .stream = frame->stream, .aux = frame->aux, .value = frame->length};
   peer_send(peer, window, NULL);
 }
 
-static void take_error(struct peer *peer, struct result *result) {
+static void take_error(struct peer* peer, struct result* result) {
   struct tlv_reader reader = {.next = peer->payload, .end = peer->payload + peer->frame.length};
   struct tlv tlv;
   result->error = (int)peer->frame.value;
@@ -181,9 +179,9 @@ static void take_error(struct peer *peer, struct result *result) {
   result->ended = true;
 }
 
-void result_take(struct peer *peer, struct result *results) {
-  const struct frame *frame = &peer->frame;
-  struct result *result = &results[frame->stream];
+void result_take(struct peer* peer, struct result* results) {
+  const struct frame* frame = &peer->frame;
+  struct result* result = &results[frame->stream];
   switch (frame->type) {
     case kStarted:
       CHECK(!result->started && frame->value > 0);
@@ -210,7 +208,7 @@ void result_take(struct peer *peer, struct result *results) {
   }
 }
 
-bool results_collect(struct peer *peer, struct result *results, uint32_t count) {
+bool results_collect(struct peer* peer, struct result* results, uint32_t count) {
   uint32_t ended = 0;
   while (ended < count) {
     if (!peer_read(peer, kPatienceMs)) return false;

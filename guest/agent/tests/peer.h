@@ -27,32 +27,32 @@ struct result {
   char stage[16];
   bool eof[2];
   size_t bytes[2];
-  uint64_t hash[2];  // FNV-1a of the output
-  char head[2][256]; // its first bytes, NUL-terminated
+  uint64_t hash[2];   // FNV-1a of the output
+  char head[2][256];  // its first bytes, NUL-terminated
 };
 
 // Starts an agent and takes its HELLO.
-struct peer *peer_start(void);
+struct peer* peer_start(void);
 // Expects the agent to be alive, ends it by SHUTDOWN, checks that it exited with 0.
-void peer_stop(struct peer *peer);
+void peer_stop(struct peer* peer);
 // For an agent that must have ended by itself: its exit status, -1 when it did not end in time.
-int peer_wait_end(struct peer *peer);
+int peer_wait_end(struct peer* peer);
 
-void peer_send(struct peer *peer, struct frame frame, const void *payload);
-void peer_send_raw(struct peer *peer, const void *bytes, size_t length);
+void peer_send(struct peer* peer, struct frame frame, const void* payload);
+void peer_send_raw(struct peer* peer, const void* bytes, size_t length);
 // Reads the next frame into peer->frame; false after `timeout_ms` or at the end of the stream.
-bool peer_read(struct peer *peer, int timeout_ms);
-bool peer_expect(struct peer *peer, uint8_t type, uint32_t stream);
+bool peer_read(struct peer* peer, int timeout_ms);
+bool peer_expect(struct peer* peer, uint8_t type, uint32_t stream);
 
 // Puts an EXEC payload together from argv, ended by NULL; PATH is the test's own.
-uint32_t exec_payload(uint8_t *payload, size_t capacity, const char *const *argv);
-void peer_exec(struct peer *peer, uint32_t stream, uint16_t aux, const char *const *argv);
+uint32_t exec_payload(uint8_t* payload, size_t capacity, const char* const* argv);
+void peer_exec(struct peer* peer, uint32_t stream, uint16_t aux, const char* const* argv);
 // Takes one frame that belongs to `results[stream]`, returning credit for what it held.
-void result_take(struct peer *peer, struct result *results);
+void result_take(struct peer* peer, struct result* results);
 // Runs until `count` of the streams 1.. have ended; false when the agent falls silent.
-bool results_collect(struct peer *peer, struct result *results, uint32_t count);
+bool results_collect(struct peer* peer, struct result* results, uint32_t count);
 
-uint64_t hash_bytes(uint64_t hash, const uint8_t *bytes, size_t length);
+uint64_t hash_bytes(uint64_t hash, const uint8_t* bytes, size_t length);
 enum { kPatienceMs = 10000 };
 #define HASH_START 0xcbf29ce484222325u
 

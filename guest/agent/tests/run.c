@@ -8,12 +8,12 @@ static int passed;
 static int failed;
 static bool test_failed;
 
-void check_failed(const char *file, int line, const char *text) {
+void check_failed(const char* file, int line, const char* text) {
   test_failed = true;
   printf("  %s:%d: %s\n", file, line, text);
 }
 
-void run_test(const char *name, void (*test)(void)) {
+void run_test(const char* name, void (*test)(void)) {
   test_failed = false;
   test();
   printf("%s %s\n", test_failed ? "FAIL" : "ok  ", name);
@@ -25,7 +25,7 @@ void run_test(const char *name, void (*test)(void)) {
   }
 }
 
-int main(int count, char **arguments) {
+int main(int count, char** arguments) {
   golden_tests(count > 1 ? arguments[1] : "../../test/golden/frames.txt");
   tlv_tests();
   command_tests();
