@@ -6,6 +6,7 @@
 import { createRequire } from 'node:module';
 import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { VmforkError } from './errors.js';
 
 /** What kind of processor virtualization `/dev/kvm` offers. */
 export type HostKind = 'hardware' | 'pvm';
@@ -128,4 +129,37 @@ export interface NativeAddon {
   createEngine(onEvent: (event: NativeEvent) => void): NativeEngine;
 
   version(): string;
+}
+
+const moduleRoot = resolve(dirname(fileURLToPath(import.meta.url)), '..');
+let addon: NativeAddon | undefined;
+
+/** Loads the addon, once per thread. Throws `VMF_ADDON` with the likely cause. */
+export function loadNative(): NativeAddon {
+  addon ??= loadAddon();
+  return addon;
+}
+
+function loadAddon(): NativeAddon {
+  try {
+    const bindings = createRequire(import.meta.url)('bindings') as Bindings;
+    return bindings({ bindings: 'vmfork', module_root: moduleRoot }) as NativeAddon;
+  } catch (cause) {
+    throw new VmforkError('VMF_ADDON', loadFailure(cause as NodeJS.ErrnoException), { cause });
+  }
+}
+
+type Bindings = (options: { bindings: string; module_root: string }) => unknown;
+
+// The advice that fits: an addon that is absent, one for another machine, and one made by an older toolchain fail differently.
+function loadFailure(error: NodeJS.ErrnoException): string {
+  if (process.platform !== 'linux' || process.arch !== 'x64') {
+    return `vmfork needs Linux on x86-64, this is ${process.platform} on ${process.arch}`;
+  }
+  if (error.message.includes('GLIBC')) {
+    return 'it was built against newer C or C++ libraries than this system has; build it here';
+  }
+  return error.message.startsWith('Could not locate the bindings file')
+    ? `no vmfork.node below ${moduleRoot}; it has not been built`
+    : error.message;
 }

@@ -1,0 +1,141 @@
+// The structured messages of the control protocol: what the library sends and what it understands of the agent's answers.
+
+import { errnoName, VmforkError } from '../errors.js';
+import { encodeFrame, type Frame, FrameType } from './frames.js';
+import { encodeTlvs, Tag, type Tlv, TlvList } from './tlv.js';
+
+/** Protocol generations this library speaks. */
+export const GENERATION = { min: 1, max: 1 } as const;
+
+/** What an agent says about itself in `HELLO`. */
+export interface AgentInfo {
+  /** Protocol generation both ends use. */
+  generation: number;
+  /** Identity of the agent's build. */
+  build: string;
+  /** Guest kernel release. */
+  kernel: string;
+  cpus: number;
+  /** Guest uptime when the agent said hello, nanoseconds. */
+  bootNs: number;
+  /** Drawn once per boot, hex: equal in all descendants of one boot. */
+  bootNonce: string;
+}
+
+/** Everything that makes a machine itself; one per boot and per fork. */
+export interface IdentityBytes {
+  generationId: Buffer;
+  entropy: Buffer;
+  realtimeNs: bigint;
+  hostname: string;
+  machineId: string;
+  cid: number;
+  bootId: string;
+}
+
+/** What the agent says it applied. */
+export interface Acknowledgement {
+  generationId: Buffer | undefined;
+  cid: number | undefined;
+  realtimeNs: bigint | undefined;
+  boottimeNs: bigint | undefined;
+}
+
+/** A command as the agent is told to run it. */
+export interface ExecRequest {
+  argv: readonly string[];
+  env: Readonly<Record<string, string>>;
+  cwd?: string | undefined;
+  uid?: number | undefined;
+  gid?: number | undefined;
+  pty?: { columns: number; rows: number } | undefined;
+}
+
+/** Reads a `HELLO`; throws `VMF_AGENT_MISMATCH` when no generation is shared. */
+export function parseHello(frame: Frame): AgentInfo {
+  const list = new TlvList(frame.payload);
+  const oldest = list.u32(Tag.GENERATION_MIN) ?? frame.value;
+  const generation = Math.min(frame.value, GENERATION.max);
+  if (generation < oldest || generation < GENERATION.min) {
+    throw new VmforkError(
+      'VMF_AGENT_MISMATCH',
+      `the agent speaks ${oldest} to ${frame.value}, this library ${GENERATION.min} to ${GENERATION.max}`,
+    );
+  }
+  return {
+    generation,
+    build: list.text(Tag.BUILD) ?? '',
+    kernel: list.text(Tag.KERNEL) ?? '',
+    cpus: list.u32(Tag.CPUS) ?? 1,
+    bootNs: Number(list.u64(Tag.BOOT_NS) ?? 0n),
+    bootNonce: list.bytes(Tag.BOOT_NONCE, 16)?.toString('hex') ?? '',
+  };
+}
+
+/** Encodes the `RESUME` that gives a machine its identity. */
+export function encodeResume(value: number, identity: IdentityBytes): Buffer {
+  return encodeFrame(
+    { type: FrameType.RESUME, value },
+    encodeTlvs([
+      [Tag.GENERATION_ID, identity.generationId],
+      [Tag.ENTROPY, identity.entropy],
+      [Tag.REALTIME_NS, identity.realtimeNs],
+      [Tag.HOSTNAME, identity.hostname],
+      [Tag.MACHINE_ID, identity.machineId],
+      [Tag.CID, identity.cid],
+      [Tag.BOOT_ID, identity.bootId],
+    ]),
+  );
+}
+
+/** Encodes the `RESUME` after which the same machine goes on. */
+export function encodeThaw(value: number): Buffer {
+  return encodeFrame({ type: FrameType.RESUME, aux: 1, value });
+}
+
+export function parseResumed(frame: Frame): Acknowledgement {
+  const list = new TlvList(frame.payload);
+  return {
+    generationId: list.bytes(Tag.GENERATION_ID, 16),
+    cid: list.u32(Tag.CID),
+    realtimeNs: list.u64(Tag.REALTIME_NS),
+    boottimeNs: list.u64(Tag.BOOTTIME_NS),
+  };
+}
+
+export function encodeExec(request: ExecRequest): Buffer {
+  const items: Tlv[] = request.argv.map((argument) => [Tag.ARG, argument]);
+  for (const [name, value] of Object.entries(request.env))
+    items.push([Tag.ENV, `${name}=${value}`]);
+  if (request.cwd !== undefined) items.push([Tag.CWD, request.cwd]);
+  if (request.uid !== undefined) items.push([Tag.UID, request.uid]);
+  if (request.gid !== undefined) items.push([Tag.GID, request.gid]);
+  if (request.pty) items.push([Tag.PTY_SIZE, terminalSize(request.pty)]);
+  return encodeTlvs(items);
+}
+
+/** Rows and columns in one number, as `RESIZE` and `PTY_SIZE` carry them. */
+export function terminalSize({ columns, rows }: { columns: number; rows: number }): number {
+  return ((rows << 16) | columns) >>> 0;
+}
+
+/** What an `ERROR` frame says. */
+export interface AgentFailure {
+  errno: number;
+  stage: string;
+  text: string;
+}
+
+export function parseFailure(frame: Frame): AgentFailure {
+  const list = new TlvList(frame.payload);
+  return {
+    errno: frame.value,
+    stage: list.text(Tag.STAGE) ?? '',
+    text: list.text(Tag.TEXT) ?? '',
+  };
+}
+
+/** One sentence about a failure, for messages. */
+export function describeFailure({ errno, stage, text }: AgentFailure): string {
+  return [stage, errnoName(errno), text].filter(Boolean).join(': ');
+}

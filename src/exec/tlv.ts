@@ -1,0 +1,110 @@
+// Tag-length-value lists, the structured payloads of the control protocol (docs/protocol.md, "TLV tags").
+
+import { VmforkError } from '../errors.js';
+
+const HEADER_BYTES = 8;
+
+/** Tags by name. */
+export const Tag = {
+  GENERATION_MIN: 1,
+  BUILD: 2,
+  BOOT_NS: 3,
+  KERNEL: 4,
+  CPUS: 5,
+  BOOT_NONCE: 6,
+  GENERATION_ID: 10,
+  ENTROPY: 11,
+  REALTIME_NS: 12,
+  HOSTNAME: 13,
+  MACHINE_ID: 14,
+  CID: 15,
+  BOOT_ID: 16,
+  BOOTTIME_NS: 17,
+  STAGE: 30,
+  TEXT: 31,
+  ARG: 40,
+  ENV: 41,
+  CWD: 42,
+  UID: 43,
+  GID: 44,
+  PTY_SIZE: 45,
+  MAX_RSS_KIB: 50,
+  PATH: 60,
+  OFFSET: 61,
+  LIMIT: 62,
+  MODE: 63,
+  SIZE: 64,
+} as const;
+
+/** One item; a number is written as u32, a bigint as u64, a string as UTF-8. */
+export type Tlv = readonly [tag: number, value: Uint8Array | string | number | bigint];
+
+/** Encodes a list of items in the order given. */
+export function encodeTlvs(items: readonly Tlv[]): Buffer {
+  const parts: Buffer[] = [];
+  for (const [tag, value] of items) {
+    const bytes = toBytes(value);
+    const header = Buffer.allocUnsafe(HEADER_BYTES);
+    header.writeUInt16LE(tag, 0);
+    header.writeUInt16LE(0, 2);
+    header.writeUInt32LE(bytes.length, 4);
+    parts.push(header, bytes);
+  }
+  return Buffer.concat(parts);
+}
+
+function toBytes(value: Tlv[1]): Buffer {
+  if (typeof value === 'string') return Buffer.from(value);
+  if (typeof value === 'object') {
+    return Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+  }
+  const wide = typeof value === 'bigint';
+  const bytes = Buffer.allocUnsafe(wide ? 8 : 4);
+  if (wide) bytes.writeBigUInt64LE(value);
+  else bytes.writeUInt32LE(value);
+  return bytes;
+}
+
+/** A decoded list. Unknown tags are kept and ignored; of a repeated tag the first counts. */
+export class TlvList {
+  readonly #items = new Map<number, Buffer>();
+
+  /** Throws `VMF_PROTOCOL` when the payload is not a well-formed list. */
+  constructor(payload: Buffer) {
+    let at = 0;
+    while (at < payload.length) {
+      if (payload.length - at < HEADER_BYTES) throw broken('ends inside an item’s header');
+      const tag = payload.readUInt16LE(at);
+      const length = payload.readUInt32LE(at + 4);
+      if (payload.readUInt16LE(at + 2) !== 0) throw broken(`tag ${tag} has a non-zero pad`);
+      at += HEADER_BYTES;
+      if (length > payload.length - at) throw broken(`tag ${tag} is longer than its frame`);
+      if (!this.#items.has(tag)) this.#items.set(tag, payload.subarray(at, at + length));
+      at += length;
+    }
+  }
+
+  bytes(tag: number, length?: number): Buffer | undefined {
+    const item = this.#items.get(tag);
+    if (item && length !== undefined && item.length !== length) {
+      throw broken(`tag ${tag} has ${item.length} bytes, must have ${length}`);
+    }
+    return item;
+  }
+
+  u32(tag: number): number | undefined {
+    return this.bytes(tag, 4)?.readUInt32LE();
+  }
+
+  u64(tag: number): bigint | undefined {
+    return this.bytes(tag, 8)?.readBigUInt64LE();
+  }
+
+  text(tag: number): string | undefined {
+    return this.bytes(tag)?.toString('utf8');
+  }
+}
+
+function broken(detail: string): VmforkError {
+  return new VmforkError('VMF_PROTOCOL', `list ${detail}`);
+}

@@ -1,0 +1,220 @@
+// The options of every public call: types, units, ranges, defaults, and their checks. A wrong option is refused with
+// `VMF_OPTIONS`, which names it, says what it accepts and what it got; a misspelt one is recognised.
+
+import { isAbsolute } from 'node:path';
+import type { Readable } from 'node:stream';
+import { inspect } from 'node:util';
+import { VmforkError } from './errors.js';
+import type { WaitOptions } from './waiting.js';
+
+/** Options of `vm.spawn()`. */
+export interface SpawnOptions extends WaitOptions {
+  /** The whole environment of the command. Default: PATH and HOME, with a pty also TERM. */
+  env?: Record<string, string> | undefined;
+  /** Working directory in the guest. Default `/`. */
+  cwd?: string | undefined;
+  /** User id, 0 to 4294967294. Default 0. */
+  uid?: number | undefined;
+  /** Group id, 0 to 4294967294. Default 0. */
+  gid?: number | undefined;
+  /** A terminal instead of pipes; sizes are 1 to 65535 characters. Default 80 x 24 when true. */
+  pty?: boolean | { columns: number; rows: number } | undefined;
+  /** `'ignore'` gives the command /dev/null. Default `'pipe'`. */
+  stdin?: 'pipe' | 'ignore' | undefined;
+  /** `'stdout'` joins standard error into standard output. Default `'pipe'`. */
+  stderr?: 'pipe' | 'stdout' | undefined;
+}
+
+/** Options of `vm.exec()`. */
+export interface ExecOptions extends Omit<SpawnOptions, 'stdin'> {
+  /** What the command reads; default nothing. */
+  stdin?: string | Uint8Array | Readable | AsyncIterable<Uint8Array | string> | undefined;
+  /** Most bytes of stdout and stderr together, 1 to 1 GiB. Default 16 MiB. */
+  maxBuffer?: number | undefined;
+  /** `'utf8'` gives strings, `'buffer'` Buffers. Default `'utf8'`. */
+  encoding?: 'utf8' | 'buffer' | undefined;
+}
+
+/** Options of `vm.readFile()`. */
+export interface ReadFileOptions extends WaitOptions {
+  /** Where to begin, bytes. Default 0. */
+  offsetBytes?: number | undefined;
+  /** Most bytes to read. Default all. */
+  limitBytes?: number | undefined;
+}
+
+/** Options of `vm.writeFile()`. */
+export interface WriteFileOptions extends WaitOptions {
+  /** Permission bits of a new file, 0 to 0o7777. Default 0o644. */
+  mode?: number | undefined;
+  /** Write behind what is there. Default false: replace it. */
+  append?: boolean | undefined;
+  /** Make missing parent directories. Default false. */
+  makeParents?: boolean | undefined;
+  /** Refuse to touch a file that exists. Default false. */
+  exclusive?: boolean | undefined;
+}
+
+/** One check: returns whether the value is acceptable. */
+interface Rule {
+  readonly accepts: string;
+  readonly test: (value: unknown) => boolean;
+}
+
+/** The known options of a call. */
+export type Rules = Readonly<Record<string, Rule>>;
+
+export const integer = (least: number, most: number): Rule => ({
+  accepts: `an integer from ${least} to ${most}`,
+  test: (value) => Number.isSafeInteger(value) && Number(value) >= least && Number(value) <= most,
+});
+export const boolean: Rule = { accepts: 'a boolean', test: (value) => typeof value === 'boolean' };
+export const oneOf = (...values: string[]): Rule => ({
+  accepts: values.map((value) => `'${value}'`).join(' or '),
+  test: (value) => values.includes(value as string),
+});
+/** A string without NUL, which the guest could not take. */
+export const text = (accepts = 'a non-empty string'): Rule => ({ accepts, test: isText });
+export const textMatching = (accepts: string, pattern: RegExp): Rule => ({
+  accepts,
+  test: (value) => typeof value === 'string' && pattern.test(value),
+});
+export const texts: Rule = {
+  accepts: 'an array of non-empty strings',
+  test: (value) => Array.isArray(value) && value.every(isText),
+};
+export const object = (accepts: string, test: (value: object) => boolean = () => true): Rule => ({
+  accepts,
+  test: (value) => typeof value === 'object' && value !== null && test(value),
+});
+
+const U32_MAX = 0xffff_ffff;
+/** The longest time a timer of Node can wait. */
+const TIMEOUT_MAX_MS = 0x7fff_ffff;
+
+export const timeoutMs = integer(1, TIMEOUT_MAX_MS);
+export const WAIT_OPTIONS: Rules = {
+  signal: object('an AbortSignal', (value) => value instanceof AbortSignal),
+  timeoutMs,
+};
+
+const env = object('an object of strings, names without = and NUL', (value) =>
+  Object.entries(value).every(
+    ([name, content]) =>
+      isText(name) && !name.includes('=') && typeof content === 'string' && !content.includes('\0'),
+  ),
+);
+const pty: Rule = {
+  accepts: 'a boolean or { columns, rows } of 1 to 65535',
+  test: (value) => typeof value === 'boolean' || isTerminalSize(value),
+};
+
+const COMMAND_OPTIONS: Rules = {
+  ...WAIT_OPTIONS,
+  env,
+  cwd: text(),
+  uid: integer(0, U32_MAX - 1),
+  gid: integer(0, U32_MAX - 1),
+  pty,
+  stderr: oneOf('pipe', 'stdout'),
+};
+export const SPAWN_OPTIONS: Rules = { ...COMMAND_OPTIONS, stdin: oneOf('pipe', 'ignore') };
+export const EXEC_OPTIONS: Rules = {
+  ...COMMAND_OPTIONS,
+  stdin: {
+    accepts: 'a string, a Uint8Array or an async iterable',
+    test: (value) =>
+      typeof value === 'string' ||
+      value instanceof Uint8Array ||
+      (typeof value === 'object' && value !== null && Symbol.asyncIterator in value),
+  },
+  maxBuffer: integer(1, 2 ** 30),
+  encoding: oneOf('utf8', 'buffer'),
+};
+export const READ_FILE_OPTIONS: Rules = {
+  ...WAIT_OPTIONS,
+  offsetBytes: integer(0, Number.MAX_SAFE_INTEGER),
+  limitBytes: integer(0, Number.MAX_SAFE_INTEGER),
+};
+export const WRITE_FILE_OPTIONS: Rules = {
+  ...WAIT_OPTIONS,
+  mode: integer(0, 0o7777),
+  append: boolean,
+  makeParents: boolean,
+  exclusive: boolean,
+};
+
+/** Refuses unknown options and values out of range. An option that is undefined counts as not given. */
+export function checkOptions(call: string, rules: Rules, options: object): void {
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+    throw wrongOption(`options of ${call}()`, 'an object', options);
+  }
+  for (const [name, value] of Object.entries(options)) {
+    const rule = Object.hasOwn(rules, name) ? rules[name] : undefined;
+    if (!rule) throw unknownOption(call, name, Object.keys(rules));
+    if (value !== undefined && !rule.test(value)) throw wrongOption(name, rule.accepts, value);
+  }
+}
+
+/** Refuses a value that is no command line. */
+export function checkArgv(argv: readonly string[]): void {
+  const good =
+    Array.isArray(argv) &&
+    isText(argv[0]) &&
+    argv.every((argument) => typeof argument === 'string' && !argument.includes('\0'));
+  if (!good) throw wrongOption('argv', 'a non-empty array of strings without NUL', argv);
+}
+
+/** Refuses a path that the agent would. */
+export function checkGuestPath(call: string, path: string): void {
+  if (!isText(path) || !isAbsolute(path)) {
+    throw wrongOption(`path of ${call}()`, 'an absolute path without NUL', path);
+  }
+}
+
+/** Refuses one value by a rule. */
+export function checkValue(name: string, rule: Rule, value: unknown): void {
+  if (!rule.test(value)) throw wrongOption(name, rule.accepts, value);
+}
+
+function wrongOption(name: string, accepts: string, value: unknown): VmforkError {
+  const got = inspect(value, {
+    depth: 1,
+    maxStringLength: 80,
+    breakLength: Number.POSITIVE_INFINITY,
+  });
+  return new VmforkError('VMF_OPTIONS', `${name} must be ${accepts}, got ${got}`);
+}
+
+function unknownOption(call: string, name: string, known: string[]): VmforkError {
+  const near = known.find(
+    (candidate) => distance(name.toLowerCase(), candidate.toLowerCase()) <= 2,
+  );
+  const advice = near ? `did you mean ${near}?` : `known: ${known.join(', ')}`;
+  return new VmforkError('VMF_OPTIONS', `${call}() has no option ${name}; ${advice}`);
+}
+
+/** Levenshtein distance: insertions, deletions and replacements that turn one word into the other. */
+function distance(from: string, to: string): number {
+  let row = Array.from({ length: to.length + 1 }, (_, index) => index);
+  for (let i = 1; i <= from.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= to.length; j++) {
+      const replaced = (row[j - 1] ?? 0) + (from[i - 1] === to[j - 1] ? 0 : 1);
+      next.push(Math.min(replaced, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
+    }
+    row = next;
+  }
+  return row[to.length] ?? 0;
+}
+
+function isText(value: unknown): boolean {
+  return typeof value === 'string' && value.length > 0 && !value.includes('\0');
+}
+
+function isTerminalSize(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  const { columns, rows, ...unknown } = value as Record<string, unknown>;
+  const size = integer(1, 65_535);
+  return size.test(columns) && size.test(rows) && Object.keys(unknown).length === 0;
+}

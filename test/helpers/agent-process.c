@@ -1,0 +1,21 @@
+// The guest agent's loop as an ordinary process: control connection on descriptor 3, identity files below argv[1],
+// the kernel's own state left alone. Lets the library be tested against the real agent without a VM.
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <unistd.h>
+
+#include "events.h"
+#include "identity.h"
+#include "link.h"
+#include "loop.h"
+
+int main(int count, char **arguments) {
+  int root = count > 1 ? open(arguments[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+  if (root < 0) return 2;
+  identity_init(root, false);
+  if (close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) < 0) return 2;
+  fcntl(3, F_SETFL, O_NONBLOCK);
+  events_init();
+  link_adopt(3);
+  loop_run(false);
+}
