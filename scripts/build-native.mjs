@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { hashInputs, listFiles, unlessCurrent, withLock } from './lib/files.mjs';
-import { isCheckout, root } from './lib/project.mjs';
+import { compilerCache, isCheckout, root } from './lib/project.mjs';
 import { main, mustRun, step } from './lib/run.mjs';
 
 const addon = join(root, 'build/Release/vmfork.node');
@@ -18,7 +18,7 @@ async function buildAddon() {
   const ran = await unlessCurrent(join(root, 'build/native.hash'), key, [addon], async () => {
     const [command, ...args] = nodeGyp();
     const verb = existsSync(join(root, 'build/Makefile')) ? ['configure', 'build'] : ['rebuild'];
-    await mustRun(command, [...args, ...verb, '-j', '2', ...nodeDir()], { echo: !!process.env.CI });
+    await mustRun(command, [...args, ...verb, '-j', '2', ...nodeDir()], { env: compilers() });
   });
   return ran ? 'build/Release/vmfork.node' : 'unchanged';
 }
@@ -27,6 +27,13 @@ async function buildAddon() {
 function nodeDir() {
   const prefix = dirname(dirname(process.execPath));
   return existsSync(join(prefix, 'include/node/node_api.h')) ? [`--nodedir=${prefix}`] : [];
+}
+
+function compilers() {
+  if (!compilerCache.command) return {};
+  const { CC = 'gcc', CXX = 'g++' } = process.env;
+  const through = (compiler) => `${compilerCache.command} ${compiler}`;
+  return { ...compilerCache.env, CC: through(CC), CXX: through(CXX) };
 }
 
 /** Our own node-gyp in a checkout; in an installed package, the one inside npm. */

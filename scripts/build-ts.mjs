@@ -38,7 +38,10 @@ async function compile(config, out) {
   const started = Date.now() - 1000;
   const tsc = join(root, 'node_modules/typescript/bin/tsc');
   await mustRun(process.execPath, [tsc, '-p', config]);
-  const isOwn = (path) => !parts.some((part) => part.out !== out && path.startsWith(`${part.out}/`) && part.out.startsWith(out));
+  const isOwn = (path) =>
+    !parts.some(
+      (part) => part.out !== out && path.startsWith(`${part.out}/`) && part.out.startsWith(out),
+    );
   for (const path of listFiles(out, isOwn)) {
     if (statSync(join(root, path)).mtimeMs < started) rmSync(join(root, path));
   }

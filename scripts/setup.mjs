@@ -20,11 +20,11 @@ const groups = {
     'xz-utils',
   ],
   test: [
+    'ccache',
     'clang-19',
     'clang-format-19',
     'clang-tidy-19',
     'cmake',
-    'cpio',
     'erofs-utils',
     'busybox-static',
     'libclang-rt-19-dev',
@@ -49,6 +49,7 @@ export async function setUp(names) {
 }
 
 async function missingPackages(wanted) {
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own placeholders.
   const format = '${Package} ${db:Status-Status}\\n';
   const { output } = await run('dpkg-query', ['-W', '-f', format, ...wanted]);
   const installed = new Set(output.split('\n').filter((line) => line.endsWith(' installed')));

@@ -16,3 +16,13 @@ export function cacheDir() {
 export const isCheckout = existsSync(join(root, 'src'));
 
 export const hasKvm = () => existsSync('/dev/kvm');
+
+const ccache = ['/usr/bin/ccache', '/usr/local/bin/ccache'].find((path) => existsSync(path));
+
+/** How compilers are started: through ccache where there is one, so that a second clone compiles nothing. */
+export const compilerCache = {
+  command: ccache,
+  env: ccache
+    ? { CCACHE_BASEDIR: root, CCACHE_NOHASHDIR: '1', CCACHE_SLOPPINESS: 'time_macros' }
+    : {},
+};

@@ -19,7 +19,8 @@ export function run(command, args, { cwd = root, env = {}, echo = false, timeout
     };
     child.stdout.on('data', collect);
     child.stderr.on('data', collect);
-    const timer = timeoutMs > 0 ? setTimeout(() => timedOut(child, collect, timeoutMs), timeoutMs) : null;
+    const timer =
+      timeoutMs > 0 ? setTimeout(() => timedOut(child, collect, timeoutMs), timeoutMs) : null;
     const done = (code) => {
       clearTimeout(timer);
       children.delete(child);
@@ -71,6 +72,13 @@ export async function step(name, work) {
     line('✗', '');
     throw error;
   }
+}
+
+/** Runs a check that lists problems; any of them is a failure. */
+export async function runCheck(check) {
+  const problems = await check();
+  for (const problem of problems) console.error(problem);
+  if (problems.length > 0) throw new Failure(`${problems.length} problems`);
 }
 
 /** Top level of a script: Failures are printed plainly, everything else with its stack; exit code 1. */

@@ -11,5 +11,8 @@ export async function guestArtefacts() {
   const { buildGuest } = await import(script);
   const guest = await buildGuest({ onProgress: (line) => console.error(line) });
   const paths = [guest.kernelPath, guest.initrdPath, guest.userlandPath, guest.manifestPath];
-  return { env: {}, guestFiles: paths.map((path) => [path, join('cache', relative(cacheDir(), path))]) };
+  return {
+    env: {},
+    guestFiles: paths.map((path) => [path, join('cache', relative(cacheDir(), path))]),
+  };
 }

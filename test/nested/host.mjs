@@ -24,7 +24,14 @@ const guestCache = '/cache';
  * Runs `argv` in /project of a nested host; what it leaves in /result is unpacked into `resultDir`.
  * Resolves to its exit code; rejects with a Failure when the host itself does not come to an end.
  */
-export async function runNested({ argv, env = {}, guestFiles = [], resultDir, timeoutMs, onOutput }) {
+export async function runNested({
+  argv,
+  env = {},
+  guestFiles = [],
+  resultDir,
+  timeoutMs,
+  onOutput,
+}) {
   const work = mkdtempSync(join(tmpdir(), 'vmfork-nested-'));
   const cleanUp = () => rmSync(work, { recursive: true, force: true });
   process.once('exit', cleanUp); // A signal ends the script without unwinding.
@@ -58,7 +65,9 @@ function shellCommand(argv, env) {
     VMFORK_CACHE_DIR: guestCache,
     ...env,
   };
-  const exports = Object.entries(variables).map(([name, value]) => `export ${name}=${quote(value)}`);
+  const exports = Object.entries(variables).map(
+    ([name, value]) => `export ${name}=${quote(value)}`,
+  );
   return [...exports, 'cd /project', `exec ${argv.map(quote).join(' ')}`, ''].join('\n');
 }
 
@@ -109,6 +118,7 @@ async function unpackResult(files, resultDir) {
   mkdirSync(resultDir, { recursive: true });
   await mustRun('tar', ['-xf', files.result, '-C', resultDir]);
   const codePath = join(resultDir, 'exit-code');
-  if (!existsSync(codePath)) throw new Failure(`the command left no exit code\n${tail(files.console)}`);
+  if (!existsSync(codePath))
+    throw new Failure(`the command left no exit code\n${tail(files.console)}`);
   return Number(readFileSync(codePath, 'utf8'));
 }

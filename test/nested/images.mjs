@@ -46,7 +46,10 @@ export function makeInitramfs(kernel, command) {
   const found = readdirSync(join(kernel.modules, 'kernel'), { recursive: true });
   const modules = moduleNames.map((name) => {
     const path = found.find((candidate) => basename(candidate) === `${name}.ko`);
-    return { path: `modules/${name}.ko`, content: readFileSync(join(kernel.modules, 'kernel', path)) };
+    return {
+      path: `modules/${name}.ko`,
+      content: readFileSync(join(kernel.modules, 'kernel', path)),
+    };
   });
   return cpio([
     { path: 'bin' },
@@ -100,7 +103,8 @@ async function stageBase(staging) {
   await mustRun('/bin/busybox', ['--install', '-s', join(staging, 'bin')]);
   const modules = join(root, 'node_modules');
   for (const name of readdirSync(modules)) {
-    if (!unusedPackages.test(name)) copy(join(modules, name), join(staging, 'project/node_modules', name));
+    if (!unusedPackages.test(name))
+      copy(join(modules, name), join(staging, 'project/node_modules', name));
   }
   const addons = listFilesAbsolute(modules, '.node');
   for (const library of await sharedLibraries([process.execPath, ...addons])) {

@@ -7,7 +7,11 @@ import { guestArtefacts } from './guest-files.mjs';
 import { runNested } from './host.mjs';
 
 const vitest = ['node', 'node_modules/vitest/vitest.mjs', 'run', '--project', 'kvm'];
-const reporters = ['--reporter=default', '--reporter=json', '--outputFile.json=/result/vitest.json'];
+const reporters = [
+  '--reporter=default',
+  '--reporter=json',
+  '--outputFile.json=/result/vitest.json',
+];
 
 export const resultDir = join(root, 'build/nested');
 

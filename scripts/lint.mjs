@@ -1,0 +1,71 @@
+// `npm run lint`: formatting, types, static analysis and the project's own rules. One line per check.
+import { existsSync, readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { checkDocs } from './check-docs.mjs';
+import { checkLayers } from './check-layers.mjs';
+import { checkSize } from './check-size.mjs';
+import { configure } from './cmake.mjs';
+import { hashInputs, listFiles, writeFileAtomic } from './lib/files.mjs';
+import { cacheDir, root } from './lib/project.mjs';
+import { Failure, main, mustRun, runCheck, step } from './lib/run.mjs';
+
+export const biome = join(root, 'node_modules/.bin/biome');
+
+/** Our C and C++: native/ and the guest's programs. */
+export const cFiles = () => {
+  const isC = (path) => /\.(cc|h|c)$/.test(path) && !path.includes('/build/');
+  return [...listFiles('native', isC), ...listFiles('guest', isC)];
+};
+
+const tsc = join(root, 'node_modules/typescript/bin/tsc');
+
+const checks = {
+  biome: () => mustRun(biome, ['ci', '--error-on-warnings', '.']),
+  types: () => mustRun(process.execPath, [tsc, '-p', 'tsconfig.json']),
+  'clang-format': () => mustRun('clang-format-19', ['--dry-run', '-Werror', ...cFiles()]),
+  layers: () => runCheck(checkLayers),
+  sizes: () => runCheck(checkSize),
+  docs: () => runCheck(checkDocs),
+  'clang-tidy': clangTidy,
+};
+
+/** Analyses the core's files that changed since they were last found clean, by any checkout. */
+async function clangTidy() {
+  const core = JSON.parse(readFileSync(join(root, 'native/sources.json'), 'utf8')).core;
+  const headers = listFiles('native', (path) => path.endsWith('.h'));
+  const common = hashInputs([...headers, '.clang-tidy', 'CMakeLists.txt']);
+  const pending = core
+    .map((path) => ({ path: `native/${path}`, key: hashInputs([`native/${path}`], [common]) }))
+    .filter(({ key }) => !existsSync(stampOf(key)));
+  if (pending.length === 0) return;
+  await configure('plain');
+  const analyse = async () => {
+    for (let file = pending.pop(); file; file = pending.pop()) {
+      await mustRun('clang-tidy-19', ['--quiet', '-p', 'build/plain', file.path]);
+      writeFileAtomic(stampOf(file.key), '');
+    }
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, analyse));
+}
+
+const stampOf = (key) => join(cacheDir(), 'tidy', key.slice(0, 32));
+
+/** Runs every check, also after a failure; each counts as one test. */
+export async function lint() {
+  let failed = 0;
+  for (const [name, check] of Object.entries(checks)) {
+    await step(`lint: ${name}`, () => check().then(() => '')).catch((error) => {
+      if (!(error instanceof Failure)) throw error;
+      failed++;
+    });
+  }
+  return { passed: Object.keys(checks).length - failed, failed, skipped: 0 };
+}
+
+if (process.argv[1] === import.meta.filename) {
+  await main(async () => {
+    const { failed } = await lint();
+    if (failed > 0) throw new Failure(`${failed} checks failed`);
+  });
+}

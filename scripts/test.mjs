@@ -1,0 +1,60 @@
+// `npm test [STAGE…]`: everything that must hold, from a fresh clone on. Stages: lint native fuzz unit
+// kvm nested (all without a name). The last line sums up every runner: `N passed, N failed, N skipped`.
+
+import { prepare } from './lib/prepare.mjs';
+import { Failure, main } from './lib/run.mjs';
+import { fuzz, native } from './stages/native.mjs';
+import { kvm, nested, unit } from './stages/vitest.mjs';
+
+const lint = async () => (await import('./lint.mjs')).lint();
+const stages = { lint, native, fuzz, unit, kvm, nested };
+
+// Stages of a lane run one after the other, lanes side by side. `kvm` has the machine to itself, since
+// it measures time; the emulated host's tests allow for a slow machine anyway.
+const plan = [
+  [
+    ['lint', 'native', 'fuzz'],
+    ['unit', 'nested'],
+  ],
+  [['kvm']],
+];
+
+async function runPlan(wanted) {
+  const results = [];
+  for (const lanes of plan) {
+    const runLane = async (names) => {
+      for (const name of names.filter((candidate) => wanted.includes(candidate))) {
+        results.push({ name, ...(await runStage(name)) });
+      }
+    };
+    await Promise.all(lanes.map(runLane));
+  }
+  return results;
+}
+
+/** A stage that breaks down, e.g. because it does not compile, counts as one failed test. */
+async function runStage(name) {
+  try {
+    return await stages[name]();
+  } catch (error) {
+    console.error(error instanceof Failure ? `error: ${error.message}` : error);
+    return { passed: 0, failed: 1, skipped: 0 };
+  }
+}
+
+function report(results) {
+  const line = (r) => `${r.passed} passed, ${r.failed} failed, ${r.skipped} skipped`;
+  for (const result of results) console.log(`${result.name.padEnd(8)} ${line(result)}`);
+  const sum = (field) => results.reduce((total, result) => total + result[field], 0);
+  const total = { passed: sum('passed'), failed: sum('failed'), skipped: sum('skipped') };
+  if (total.failed > 0 || total.passed === 0) process.exitCode = 1;
+  console.log(line(total));
+}
+
+await main(async () => {
+  const names = process.argv.slice(2);
+  const unknown = names.filter((name) => !(name in stages));
+  if (unknown.length > 0) throw new Failure(`no such stage: ${unknown.join(', ')}`);
+  await prepare(['build', 'guest', 'test', 'bench']);
+  report(await runPlan(names.length > 0 ? names : Object.keys(stages)));
+});
