@@ -125,12 +125,12 @@ void stdin_pump(struct stream* stream) {
   while (input->buffered > 0 && input->writable) {
     uint32_t piece = min_u32(input->buffered, kWindowBytes - input->head);
     uint32_t done = write_input(stream, input->buffer + input->head, piece);
-    if (input->fd < 0) return;
+    if (input->fd < 0) break;
     input->head = (input->head + done) % kWindowBytes;
     input->buffered -= done;
     input->owed += done;
   }
-  if (had && input->buffered == 0 && input->ending) finish_input(stream);
+  if (had && input->buffered == 0 && input->ending && input->fd >= 0) finish_input(stream);
   window_return(stream);
 }
 

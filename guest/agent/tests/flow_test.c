@@ -104,9 +104,10 @@ static void a_stalled_command_does_not_hold_up_the_others(void) {
 static void input_for_a_program_that_closed_it_is_dropped_with_credit(void) {
   struct peer* peer = peer_start();
   struct result results[2] = {0};
-  peer_exec(peer, 1, 0, ARGV("sh", "-c", "exec 0<&-; sleep 0.5"));
+  peer_exec(peer, 1, 0, ARGV("sh", "-c", "exec 0<&-; exec sleep 60"));
   CHECK(feed(peer, results) != 0);
-  CHECK(results_collect(peer, results, 1) && results[1].exit_code == 0);
+  peer_send(peer, (struct frame){.type = kSignal, .stream = 1, .value = SIGKILL}, NULL);
+  CHECK(results_collect(peer, results, 1) && results[1].exit_signal == SIGKILL);
   peer_stop(peer);
 }
 
