@@ -196,9 +196,10 @@ static void wait_for_work(bool more) {
     link_fill(true);
     return;
   }
-  bool at_once = link_readable() || (more && link_room() > kOutReserveBytes + kFrameHeaderBytes);
+  bool room = link_room() >= kOutReserveBytes + kFrameHeaderBytes;
+  bool at_once = room && (more || link_readable());
   if (events_wait(at_once ? 0 : command_grace_ms())) command_reap();
-  if (link_readable() && link_room() >= kOutReserveBytes) link_fill(false);
+  if (link_readable() && room) link_fill(false);
 }
 
 void loop_run(bool is_init) {
