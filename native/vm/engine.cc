@@ -26,6 +26,7 @@ Result<std::shared_ptr<Engine>> Engine::Create() {
   std::shared_ptr<Engine> engine(new Engine(std::move(kvm), std::move(host)));
   engine->vcpu_mapping_size_ = mapping_size;
   engine->supported_cpuid_ = std::move(cpuid);
+  engine->has_tsc_control_ = engine->kvm_.CheckExtension(KVM_CAP_TSC_CONTROL) != 0;
   // The capability's value is the size; 0 where KVM is older than the call.
   const auto xsave_bytes = static_cast<size_t>(engine->kvm_.CheckExtension(KVM_CAP_XSAVE2));
   engine->vcpu_format_ = {.xsave_bytes = std::max(xsave_bytes, sizeof(kvm_xsave)),

@@ -29,6 +29,7 @@ class Engine {
   size_t VcpuMappingSize() const { return vcpu_mapping_size_; }
   const std::vector<kvm_cpuid_entry2>& SupportedCpuid() const { return supported_cpuid_; }
   const VcpuStateFormat& VcpuFormat() const { return vcpu_format_; }
+  bool HasTscControl() const { return has_tsc_control_; }  // a vCPU's TSC rate can be set
   // The loop that serves the next VM's devices (round robin).
   EventLoop& NextLoop();
   // For steps that block: boots, forks, saves, teardown. Tasks run in any order.
@@ -42,6 +43,7 @@ class Engine {
   size_t vcpu_mapping_size_ = 0;
   std::vector<kvm_cpuid_entry2> supported_cpuid_;
   VcpuStateFormat vcpu_format_;
+  bool has_tsc_control_ = false;
   std::vector<std::unique_ptr<EventLoop>> loops_;
   std::atomic<uint32_t> next_loop_ = 0;
   std::unique_ptr<WorkerPool> workers_;

@@ -186,11 +186,12 @@ Result<MachineState> Machine::ReadState(const Engine& engine) {
   return state;
 }
 
-Result<void> Machine::WriteState(const MachineState& state, StageClock& clock) {
+Result<void> Machine::WriteState(const Engine& engine, const MachineState& state, StageClock& clock) {
   for (const kvm_irqchip& chip : state.irqchips) VMFORK_CHECK(vm_.SetIrqchip(chip));
   VMFORK_CHECK(vm_.SetClock(state.clock));
   clock.Lap("restore_irqchip_clock");
   for (size_t i = 0; i < vcpus_.size(); ++i) {
+    if (engine.HasTscControl()) VMFORK_CHECK(vcpus_[i]->Fd().SetTscKhz(state.tsc_khz));
     VMFORK_CHECK(WriteVcpuState(vcpus_[i]->Fd(), state.vcpus[i]));
   }
   clock.Lap("restore_vcpus");

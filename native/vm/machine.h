@@ -50,7 +50,7 @@ class Machine : private EventHandler {
 
   // The machine must be parked, or not started.
   Result<MachineState> ReadState(const Engine& engine);
-  Result<void> WriteState(const MachineState& state, StageClock& clock);
+  Result<void> WriteState(const Engine& engine, const MachineState& state, StageClock& clock);
 
   std::string MmioCmdline() const;  // how the guest's kernel is told of the devices
   PrivateView& View() { return view_; }

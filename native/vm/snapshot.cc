@@ -66,6 +66,13 @@ class PendingDirectory {
   std::string final_path_;
 };
 
+// The rate a vCPU has when nobody sets one; only a vCPU can be asked.
+Result<uint32_t> HostTscKhz(const Engine& engine) {
+  VMFORK_TRY(vm, engine.GetKvm().CreateVm());
+  VMFORK_TRY(vcpu, vm.CreateVcpu(0, engine.VcpuMappingSize()));
+  return vcpu.GetTscKhz();
+}
+
 Result<void> CheckHost(const Engine& engine, const MachineState& state) {
   const auto refuse = [](std::string detail) {
     return Fail(ErrorCode::kSnapshotIncompatible, "load snapshot", std::move(detail));
@@ -73,6 +80,13 @@ Result<void> CheckHost(const Engine& engine, const MachineState& state) {
   if (state.host_kind != engine.Host().kind) return refuse("made on the other kind of host (hardware, PVM)");
   if (state.cpu_vendor != engine.Host().cpu_vendor) {
     return refuse("made on a " + state.cpu_vendor + " processor, this is a " + engine.Host().cpu_vendor);
+  }
+  // The guest counts time in cycles between two looks at kvm-clock. KVM tolerates 250 ppm itself (tsc_tolerance_ppm).
+  VMFORK_TRY(tsc_khz, HostTscKhz(engine));
+  const uint32_t difference = state.tsc_khz > tsc_khz ? state.tsc_khz - tsc_khz : tsc_khz - state.tsc_khz;
+  if (difference > tsc_khz / 4000 && !engine.HasTscControl()) {
+    return refuse("its TSC ran at " + std::to_string(state.tsc_khz) + " kHz, this host's runs at " +
+                  std::to_string(tsc_khz) + " kHz");
   }
   // Features that the guest's kernel has found at boot and will go on to use.
   for (const kvm_cpuid_entry2& seen : state.cpuid) {

@@ -150,7 +150,7 @@ Result<std::shared_ptr<Vm>> Vm::Fork(std::shared_ptr<Engine> engine, std::shared
   std::shared_ptr<Vm> vm(new Vm(std::move(engine), std::move(observer)));
   const MachineState& state = snapshot->State();
   VMFORK_CHECK(vm->BuildMachine(state.config, snapshot->GetImage(), state.cpuid, options.console_bytes, clock));
-  VMFORK_CHECK(vm->machine_->WriteState(state, clock));
+  VMFORK_CHECK(vm->machine_->WriteState(*vm->engine_, state, clock));
   VMFORK_TRY(control, vm->machine_->Vsock().AttachControl());
   // Into the socket before the guest runs: its first instructions already find the interrupt.
   VMFORK_CHECK(SendFully(control.Get(), options.control_bytes));
