@@ -69,10 +69,12 @@ static void mark_stream(const struct epoll_event* event) {
   if (writable && (what == kWatchStdin || what == kWatchPty)) stream->input.writable = true;
 }
 
-// Empties the descriptor: a SIGCHLD that is still pending would hide the next one.
+// A SIGCHLD that stayed pending would hide the next one. There is at most one: it does not queue.
 static void take_child_signal(void) {
   struct signalfd_siginfo info;
-  while (read(child_fd, &info, sizeof info) == (ssize_t)sizeof info) continue;
+  if (read(child_fd, &info, sizeof info) < 0 && errno != EAGAIN) {
+    fatal("cannot read the signal descriptor", errno);
+  }
 }
 
 bool events_wait(int timeout_ms) {
