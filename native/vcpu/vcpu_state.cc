@@ -51,7 +51,8 @@ Result<void> DropReadOnlyMsrs(const VcpuFd& vcpu, std::vector<kvm_msr_entry>& ms
     writable.push_back(entry);
   }
   // The TSC before everything that is counted in it; the deadline is KVM's to arm once the APIC is in place.
-  std::ranges::stable_partition(writable, [](const kvm_msr_entry& entry) { return entry.index == kMsrTsc; });
+  const auto tsc = std::ranges::find(writable, kMsrTsc, &kvm_msr_entry::index);
+  if (tsc != writable.end()) std::rotate(writable.begin(), tsc, tsc + 1);
   msrs = std::move(writable);
   return {};
 }
