@@ -2,7 +2,7 @@
 //   node guest/build.mjs [--json]       VMFORK_CACHE_DIR, VMFORK_KERNEL_TARBALL
 
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -85,7 +85,11 @@ function writeManifest(cacheDir, { kernel, initrd, userland }, paths) {
   const keys = [kernel.key, initrd.key, userland.key];
   const id = createHash('sha256').update(keys.join()).digest('hex').slice(0, 32);
   const manifestPath = join(cacheDir, 'guest', `manifest-${id}.json`);
-  if (existsSync(manifestPath)) return manifestPath;
+  if (existsSync(manifestPath)) {
+    // The library takes the newest manifest for the guest in use.
+    utimesSync(manifestPath, new Date(), new Date());
+    return manifestPath;
+  }
   const manifest = {
     kernelRelease: readFileSync(join(kernel.folder, 'kernel.release'), 'utf8').trim(),
     cmdline: JSON.parse(readFileSync(join(root, 'guest/kernel/cmdline.json'), 'utf8')),

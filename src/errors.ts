@@ -106,7 +106,7 @@ export const ERROR_CODES = {
   },
   VMF_MEMORY_SIZE: {
     summary: 'the guest memory size does not fit',
-    hint: 'kernel and initramfs must fit below memoryMiB; 64 to 3072 MiB are supported',
+    hint: 'kernel and initramfs must fit below memoryMiB; 32 MiB to 64 GiB are supported',
   },
   VMF_NO_MEMORY: {
     summary: 'the host is out of memory',
@@ -177,10 +177,10 @@ const BRAND = Symbol.for('vmfork.error');
 export class VmforkError extends Error {
   readonly code: ErrorCode;
   readonly hint: string;
-  readonly operation?: string;
-  readonly errno?: number;
-  readonly consoleTail?: string;
-  readonly result?: unknown;
+  declare readonly operation?: string;
+  declare readonly errno?: number;
+  declare readonly consoleTail?: string;
+  declare readonly result?: unknown;
 
   constructor(code: ErrorCode, detail = '', context: ErrorContext = {}) {
     const { summary, hint } = ERROR_CODES[code];

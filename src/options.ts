@@ -55,6 +55,44 @@ export interface WriteFileOptions extends WaitOptions {
   exclusive?: boolean | undefined;
 }
 
+/** Options of `Template.boot()`. */
+export interface BootOptions {
+  /** Guest memory, MiB, 32 to 65536. Default 128. */
+  memoryMiB?: number | undefined;
+  /** Virtual processors, 1 to 8. Default 1. */
+  vcpus?: number | undefined;
+  /** A vmlinux or bzImage for x86-64. Default: the kernel of the built guest. */
+  kernelPath?: string | undefined;
+  /** An initramfs whose /init speaks docs/protocol.md. Default: that of the built guest. */
+  initrdPath?: string | undefined;
+  /** Read-only disk images, at most 4, /dev/vda first; the agent mounts the first at /usr. Default: the built guest's userland. */
+  diskPaths?: string[] | undefined;
+  /** Words added to the kernel's command line. Default none. */
+  cmdline?: string | undefined;
+  /** Name of the guest, 1 to 64 of A-Z a-z 0-9 . and -. Default `vmfork-` and 8 hex digits. */
+  hostname?: string | undefined;
+  /** Longest wait for the agent's hello, ms. Default 60000. */
+  bootTimeoutMs?: number | undefined;
+  /** Newest console output kept, bytes, 4096 to 16 MiB. Default 64 KiB. */
+  consoleBytes?: number | undefined;
+  /** Gives up with `VMF_ABORTED`. */
+  signal?: AbortSignal | undefined;
+}
+
+/** Options of `snapshot.fork()`. */
+export interface ForkOptions {
+  /** Name of the clone, as in {@link BootOptions}. With `count`, a number is added to each. */
+  hostname?: string | undefined;
+  /** Longest wait for the clone to acknowledge its identity, ms. Default 30000. */
+  identityTimeoutMs?: number | undefined;
+  /** Newest console output kept, bytes, 4096 to 16 MiB. Default 64 KiB. */
+  consoleBytes?: number | undefined;
+  /** How many clones, 1 to 10000; with it the result is an array. */
+  count?: number | undefined;
+  /** Gives up with `VMF_ABORTED`. */
+  signal?: AbortSignal | undefined;
+}
+
 /** One check: returns whether the value is acceptable. */
 interface Rule {
   readonly accepts: string;
@@ -64,25 +102,21 @@ interface Rule {
 /** The known options of a call. */
 export type Rules = Readonly<Record<string, Rule>>;
 
-export const integer = (least: number, most: number): Rule => ({
+const integer = (least: number, most: number): Rule => ({
   accepts: `an integer from ${least} to ${most}`,
   test: (value) => Number.isSafeInteger(value) && Number(value) >= least && Number(value) <= most,
 });
-export const boolean: Rule = { accepts: 'a boolean', test: (value) => typeof value === 'boolean' };
-export const oneOf = (...values: string[]): Rule => ({
+const boolean: Rule = { accepts: 'a boolean', test: (value) => typeof value === 'boolean' };
+const oneOf = (...values: string[]): Rule => ({
   accepts: values.map((value) => `'${value}'`).join(' or '),
   test: (value) => values.includes(value as string),
 });
 /** A string without NUL, which the guest could not take. */
-export const text = (accepts = 'a non-empty string'): Rule => ({ accepts, test: isText });
-export const textMatching = (accepts: string, pattern: RegExp): Rule => ({
+const text = (accepts = 'a non-empty string'): Rule => ({ accepts, test: isText });
+const textMatching = (accepts: string, pattern: RegExp): Rule => ({
   accepts,
   test: (value) => typeof value === 'string' && pattern.test(value),
 });
-export const texts: Rule = {
-  accepts: 'an array of non-empty strings',
-  test: (value) => Array.isArray(value) && value.every(isText),
-};
 export const object = (accepts: string, test: (value: object) => boolean = () => true): Rule => ({
   accepts,
   test: (value) => typeof value === 'object' && value !== null && test(value),
@@ -92,7 +126,7 @@ const U32_MAX = 0xffff_ffff;
 /** The longest time a timer of Node can wait. */
 const TIMEOUT_MAX_MS = 0x7fff_ffff;
 
-export const timeoutMs = integer(1, TIMEOUT_MAX_MS);
+const timeoutMs = integer(1, TIMEOUT_MAX_MS);
 export const WAIT_OPTIONS: Rules = {
   signal: object('an AbortSignal', (value) => value instanceof AbortSignal),
   timeoutMs,
@@ -143,6 +177,37 @@ export const WRITE_FILE_OPTIONS: Rules = {
   makeParents: boolean,
   exclusive: boolean,
 };
+
+const hostname = textMatching('1 to 64 characters of A-Z a-z 0-9 . -', /^[A-Za-z0-9.-]{1,64}$/);
+const consoleBytes = integer(4096, 16 * 1024 * 1024);
+const { signal } = WAIT_OPTIONS as { signal: Rule };
+const MAX_DISKS = 4;
+
+export const BOOT_OPTIONS: Rules = {
+  memoryMiB: integer(32, 65_536),
+  vcpus: integer(1, 8),
+  kernelPath: text('a path'),
+  initrdPath: text('a path'),
+  diskPaths: {
+    accepts: `an array of at most ${MAX_DISKS} paths`,
+    test: (value) => Array.isArray(value) && value.length <= MAX_DISKS && value.every(isText),
+  },
+  cmdline: textMatching('at most 1024 printable ASCII characters', /^[ -~]{0,1024}$/),
+  hostname,
+  bootTimeoutMs: timeoutMs,
+  consoleBytes,
+  signal,
+};
+export const FORK_OPTIONS: Rules = {
+  hostname,
+  identityTimeoutMs: timeoutMs,
+  consoleBytes,
+  count: integer(1, 10_000),
+  signal,
+};
+
+/** The range of a vsock port; the highest value means "any" (VMADDR_PORT_ANY in linux/vm_sockets.h). */
+export const PORT = integer(1, U32_MAX - 1);
 
 /** Refuses unknown options and values out of range. An option that is undefined counts as not given. */
 export function checkOptions(call: string, rules: Rules, options: object): void {

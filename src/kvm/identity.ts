@@ -1,0 +1,80 @@
+// Who a machine is. Every boot and every fork draws all of it anew, because a clone that shares ids or random state with
+// its siblings is a security hole, not a copy.
+
+import { randomBytes } from 'node:crypto';
+import { VmforkError } from '../errors.js';
+import { type Acknowledgement, encodeResume, type IdentityBytes } from '../exec/messages.js';
+
+const ID_BYTES = 16;
+// Twice what the kernel's generator needs for a full reseed (random.c: 256 bits).
+const ENTROPY_BYTES = 64;
+
+/** What tells a machine from its siblings. */
+export interface Identity {
+  /** New for every boot and fork, hex. */
+  readonly generationId: string;
+  /** vsock address of the guest, unique in its engine. */
+  readonly cid: number;
+  readonly hostname: string;
+  /** As in /etc/machine-id. */
+  readonly machineId: string;
+  /** As in /proc/sys/kernel/random/boot_id. */
+  readonly bootId: string;
+}
+
+/** Draws an identity. */
+export function createIdentity(cid: number, hostname?: string): Identity {
+  const random = randomBytes(3 * ID_BYTES);
+  const generationId = random.toString('hex', 0, ID_BYTES);
+  return {
+    generationId,
+    cid,
+    hostname: hostname ?? `vmfork-${generationId.slice(0, 8)}`,
+    machineId: uuidVersion4(random.subarray(ID_BYTES, 2 * ID_BYTES)).toString('hex'),
+    bootId: uuidText(uuidVersion4(random.subarray(2 * ID_BYTES))),
+  };
+}
+
+/** The `RESUME` frame for an identity, with fresh entropy and the wall clock of this moment. */
+export function encodeIdentity(value: number, identity: Identity): Buffer {
+  const bytes: IdentityBytes = {
+    generationId: Buffer.from(identity.generationId, 'hex'),
+    entropy: randomBytes(ENTROPY_BYTES),
+    realtimeNs: BigInt(Date.now()) * 1_000_000n,
+    hostname: identity.hostname,
+    machineId: identity.machineId,
+    cid: identity.cid,
+    bootId: identity.bootId,
+  };
+  return encodeResume(value, bytes);
+}
+
+/**
+ * Throws `VMF_IDENTITY` when the agent did not apply what it was given. The guest's vsock driver learns its new CID from
+ * an interrupt that may come a moment after the answer, so the parent's CID (or none) is no contradiction.
+ */
+export function checkAcknowledged(
+  identity: Identity,
+  acknowledged: Acknowledgement,
+  parentCid: number,
+): void {
+  const generationId = acknowledged.generationId?.toString('hex');
+  if (generationId !== identity.generationId) {
+    throw new VmforkError('VMF_IDENTITY', `generation id is ${generationId ?? 'missing'}`);
+  }
+  const cid = acknowledged.cid ?? 0;
+  if (cid !== identity.cid && cid !== parentCid && cid !== 0) {
+    throw new VmforkError('VMF_IDENTITY', `CID is ${cid}, must be ${identity.cid}`);
+  }
+}
+
+/** Sets the version and variant bits of RFC 9562, section 5.4; machine-id(5) asks for them too. */
+function uuidVersion4(bytes: Buffer): Buffer {
+  bytes.writeUInt8((bytes.readUInt8(6) & 0x0f) | 0x40, 6);
+  bytes.writeUInt8((bytes.readUInt8(8) & 0x3f) | 0x80, 8);
+  return bytes;
+}
+
+function uuidText(bytes: Buffer): string {
+  return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
+}

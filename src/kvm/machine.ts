@@ -1,0 +1,277 @@
+// The inner half of a VM: its native handle, its control session, its state, and how it ends. vm.ts is what users see.
+
+import type { Socket } from 'node:net';
+import { debug, logChannel, stateChannel } from '../diagnostics.js';
+import { fromNative, isErrorCode, VmforkError } from '../errors.js';
+import { failStream } from '../exec/byte-streams.js';
+import type { AgentInfo } from '../exec/messages.js';
+import { Session } from '../exec/session.js';
+import { ConnectionListener, dropFd, socketFromFd } from '../exec/sockets.js';
+import type { NativeMemory, NativeSnapshot, NativeVm } from '../native.js';
+import { Deferred, type WaitOptions, withLimits } from '../waiting.js';
+import { GuestConsole } from './console.js';
+import type { Engine, VmEventSink } from './engine.js';
+import { assertLegal, isOver, mayGo, type Operation, type VmState } from './lifecycle.js';
+
+/** The port that agents dial (docs/protocol.md). */
+export const CONTROL_PORT = 1024;
+// A guest that ends closes its channel first; the reason follows from the vCPU's thread within this time.
+const REASON_GRACE_MS = 500;
+
+/** Told about changes of state and the end. */
+export interface MachineObserver {
+  onState(to: VmState, from: VmState): void;
+  onExit(reason: VmforkError): void;
+}
+
+export class Machine implements VmEventSink {
+  readonly id: number;
+  readonly console: GuestConsole;
+  readonly #engine: Engine;
+  readonly #native: NativeVm;
+  readonly #listeners = new Map<number, ConnectionListener>();
+  readonly #sockets = new Set<Socket>();
+  readonly #control = new Deferred<Session>();
+  #observer: MachineObserver | undefined;
+  #session: Session | undefined;
+  #state: VmState = 'starting';
+  #gone: VmforkError | undefined;
+  #teardown: Promise<void> | undefined;
+
+  constructor(engine: Engine, native: NativeVm) {
+    this.#engine = engine;
+    this.#native = native;
+    this.id = native.id;
+    this.console = new GuestConsole(native);
+  }
+
+  get engine(): Engine {
+    return this.#engine;
+  }
+
+  get state(): VmState {
+    return this.#state;
+  }
+
+  /** Nanoseconds per stage of the boot or fork. */
+  get stages(): { name: string; ns: number }[] {
+    return this.#native.stages();
+  }
+
+  observe(observer: MachineObserver): void {
+    this.#observer = observer;
+  }
+
+  /** The session, for an operation that is legal now; else `VMF_STATE`, or `VMF_GONE` with what ended the VM. */
+  sessionFor(operation: Operation): Session {
+    this.assertLegal(operation);
+    return this.#session as Session;
+  }
+
+  assertLegal(operation: Operation): void {
+    if (this.#gone) throw this.#gone;
+    assertLegal(operation, this.#state);
+  }
+
+  /** The session of a booting VM, once its agent has dialled. */
+  get control(): Promise<Session> {
+    return this.#control.promise;
+  }
+
+  /** The session of a clone: its channel is open from the first moment. */
+  openControl(agent: AgentInfo): Session {
+    try {
+      return this.#openSession(socketFromFd(this.#native.takeControlFd()), agent);
+    } catch (error) {
+      throw fromNative(error);
+    }
+  }
+
+  /** It is itself and may be handed out. */
+  ready(): void {
+    this.#go('running');
+  }
+
+  async pause(): Promise<void> {
+    this.assertLegal('pause');
+    await this.#step('pausing', 'paused', () => this.#native.pause());
+  }
+
+  async resume(): Promise<void> {
+    this.assertLegal('resume');
+    await this.#step('resuming', 'running', () => this.#native.resume());
+  }
+
+  /** Brings the agent to rest, freezes the machine, and lets it go on. */
+  async freeze(limits: WaitOptions): Promise<NativeSnapshot> {
+    const session = this.sessionFor('snapshot');
+    this.#go('freezing');
+    try {
+      await session.quiesce(limits);
+      return await this.#freezeQuiet();
+    } finally {
+      // Also after a failure: QUIESCE has been sent, so the agent rests or is about to.
+      if (!this.#gone) {
+        await session.thaw();
+        if (!this.#gone) this.#go('running');
+      }
+    }
+  }
+
+  async #freezeQuiet(): Promise<NativeSnapshot> {
+    try {
+      await this.#native.pause();
+      try {
+        return await this.#native.snapshot();
+      } finally {
+        await this.#native.resume();
+      }
+    } catch (error) {
+      throw this.#gone ?? fromNative(error);
+    }
+  }
+
+  async connect(port: number, limits: WaitOptions): Promise<Socket> {
+    this.assertLegal('connect');
+    let wanted = true;
+    const dialled = this.#native.connect(port).then(
+      (fd) => {
+        if (!wanted) dropFd(fd);
+        else return this.#adopt(socketFromFd(fd));
+        throw new VmforkError('VMF_ABORTED', 'connect');
+      },
+      (error) => {
+        throw this.#gone ?? fromNative(error);
+      },
+    );
+    return withLimits('connect', limits, dialled, () => {
+      wanted = false;
+    });
+  }
+
+  listen(port: number): ConnectionListener {
+    this.assertLegal('listen');
+    if (port === CONTROL_PORT || this.#listeners.has(port)) {
+      throw new VmforkError('VMF_OPTIONS', `port ${port} is already in use`);
+    }
+    try {
+      this.#native.listen(port);
+    } catch (error) {
+      throw fromNative(error);
+    }
+    const listener = new ConnectionListener(port, () => {
+      this.#listeners.delete(port);
+      if (!this.#gone) this.#native.unlisten(port);
+    });
+    this.#listeners.set(port, listener);
+    return listener;
+  }
+
+  async memory(): Promise<NativeMemory> {
+    this.assertLegal('memory');
+    return this.#native.memory().catch((error) => {
+      throw this.#gone ?? fromNative(error);
+    });
+  }
+
+  /** Ends it. Idempotent; resolves when its threads are gone and its memory is unmapped. */
+  async destroy(): Promise<void> {
+    if (this.#state !== 'destroyed') {
+      this.#finish('destroyed', new VmforkError('VMF_GONE', 'it was destroyed by its owner'));
+    }
+    await this.#teardown;
+  }
+
+  /** It ended by itself, or broke a rule that ends it. */
+  end(reason: VmforkError): void {
+    if (!isOver(this.#state)) this.#finish('ended', reason);
+  }
+
+  onExit(code: string, message: string): void {
+    this.end(new VmforkError(isErrorCode(code) ? code : 'VMF_INTERNAL', message));
+  }
+
+  onConnection(port: number, _guestPort: number, fd: number): void {
+    if (port === CONTROL_PORT && !this.#session && !this.#gone) {
+      this.#control.resolve(this.#openSession(socketFromFd(fd), null));
+      return;
+    }
+    const listener = this.#listeners.get(port);
+    if (listener) listener.accept(this.#adopt(socketFromFd(fd)));
+    else dropFd(fd);
+  }
+
+  onConsole(bytes: Uint8Array): void {
+    this.console.receive(bytes);
+  }
+
+  #openSession(socket: Socket, agent: AgentInfo | null): Session {
+    const events = {
+      onClosed: (error: VmforkError) => this.#onSessionClosed(error),
+      onLog: (level: number, text: string) => {
+        debug('vm %d: agent: %s', this.id, text);
+        if (logChannel.hasSubscribers) logChannel.publish({ vm: this.id, level, text });
+      },
+    };
+    this.#session = new Session(socket, events, agent);
+    return this.#session;
+  }
+
+  #onSessionClosed(error: VmforkError): void {
+    if (isOver(this.#state)) return;
+    if (error.code === 'VMF_GONE') setTimeout(() => this.end(error), REASON_GRACE_MS);
+    else this.end(error);
+  }
+
+  #adopt(socket: Socket): Socket {
+    this.#sockets.add(socket);
+    socket.once('close', () => this.#sockets.delete(socket));
+    return socket;
+  }
+
+  async #step(through: VmState, to: VmState, work: () => Promise<void>): Promise<void> {
+    const from = this.#state;
+    this.#go(through);
+    try {
+      await work();
+    } catch (error) {
+      if (!this.#gone) this.#go(from);
+      throw this.#gone ?? fromNative(error);
+    }
+    if (this.#gone) throw this.#gone;
+    this.#go(to);
+  }
+
+  #go(to: VmState): void {
+    const from = this.#state;
+    if (!mayGo(from, to)) throw new VmforkError('VMF_INTERNAL', `no way from ${from} to ${to}`);
+    this.#state = to;
+    debug('vm %d: %s -> %s', this.id, from, to);
+    if (stateChannel.hasSubscribers) stateChannel.publish({ vm: this.id, from, to });
+    this.#observer?.onState(to, from);
+  }
+
+  #finish(to: 'ended' | 'destroyed', reason: VmforkError): void {
+    if (this.#gone) {
+      this.#go(to); // It ended before and is destroyed now: everything below is done.
+      return;
+    }
+    this.console.end();
+    const consoleTail = this.console.tail();
+    const gone = new VmforkError('VMF_GONE', reason.message, { cause: reason, consoleTail });
+    this.#gone = gone;
+    this.#control.reject(gone);
+    this.#session?.fail(gone);
+    for (const listener of [...this.#listeners.values()]) listener.close();
+    for (const socket of this.#sockets) failStream(socket, gone);
+    this.#teardown = this.#native.destroy().then(
+      () => this.#engine.forget(this.id),
+      (error) => {
+        throw fromNative(error);
+      },
+    );
+    this.#teardown.catch(() => {}); // reported by destroy()
+    this.#go(to);
+    this.#observer?.onExit(gone);
+  }
+}

@@ -1,0 +1,186 @@
+// What templates and clones have in common: a running guest to talk to.
+
+import { EventEmitter } from 'node:events';
+import type { Socket } from 'node:net';
+import type { Readable } from 'node:stream';
+import type { VmforkError } from '../errors.js';
+import { Command } from '../exec/command.js';
+import { type ExecResult, execute } from '../exec/exec.js';
+import { readGuestFile, writeGuestFile } from '../exec/files.js';
+import type { AgentInfo } from '../exec/messages.js';
+import type { ConnectionListener } from '../exec/sockets.js';
+import type { NativeMemory } from '../native.js';
+import {
+  checkOptions,
+  checkValue,
+  type ExecOptions,
+  PORT,
+  type ReadFileOptions,
+  type SpawnOptions,
+  WAIT_OPTIONS,
+  type WriteFileOptions,
+} from '../options.js';
+import { throwIfAborted, type WaitOptions } from '../waiting.js';
+import type { GuestConsole } from './console.js';
+import type { Identity } from './identity.js';
+import type { VmState } from './lifecycle.js';
+import type { Machine } from './machine.js';
+
+/** One step of a boot or fork and how long it took. */
+export interface Timing {
+  stage: string;
+  ns: number;
+}
+
+/** Everything a VM object is made of. */
+export interface VmParts {
+  machine: Machine;
+  identity: Identity;
+  agent: AgentInfo;
+  guest: string;
+  timings: Timing[];
+}
+
+interface VmEvents {
+  /** It changed its state. */
+  state: [to: VmState, from: VmState];
+  /** It ended, by itself or by destroy(); the error's cause says why. */
+  exit: [reason: VmforkError];
+}
+
+/**
+ * A running guest. Every waiting call takes `{ signal, timeoutMs }` and rejects with `VMF_ABORTED` or `VMF_TIMEOUT`;
+ * with `VMF_GONE` (its cause says why) when the guest ends; with `VMF_STATE` when docs/lifecycle.md does not allow it now.
+ */
+export abstract class Vm extends EventEmitter<VmEvents> {
+  /** Who this guest is; no two have anything of it in common. */
+  readonly identity: Identity;
+  /** What the agent inside says about itself. */
+  readonly agent: AgentInfo;
+  /** Identity of the guest's build, or the kernel's path for a guest brought along. */
+  readonly guest: string;
+  /** @internal */
+  protected readonly machine: Machine;
+  readonly #timings: Timing[];
+
+  /** @internal Use `Template.boot()` or `snapshot.fork()`. */
+  constructor({ machine, identity, agent, guest, timings }: VmParts) {
+    super();
+    this.machine = machine;
+    this.identity = identity;
+    this.agent = agent;
+    this.guest = guest;
+    this.#timings = timings;
+    machine.observe({
+      onState: (to, from) => this.emit('state', to, from),
+      onExit: (reason) => this.emit('exit', reason),
+    });
+  }
+
+  /** Number of this VM, unique in the process. */
+  get id(): number {
+    return this.machine.id;
+  }
+
+  get state(): VmState {
+    return this.machine.state;
+  }
+
+  /** The serial console. */
+  get console(): GuestConsole {
+    return this.machine.console;
+  }
+
+  /** A round trip to the agent; resolves with its duration in milliseconds. */
+  async ping(options: WaitOptions = {}): Promise<number> {
+    checkOptions('ping', WAIT_OPTIONS, options);
+    const startedAt = performance.now();
+    await this.machine.sessionFor('ping').ping(undefined, options);
+    return performance.now() - startedAt;
+  }
+
+  /**
+   * Runs a command to its end. A non-zero exit code is a result. Rejects with `VMF_COMMAND_NOT_FOUND`,
+   * `VMF_COMMAND_FAILED_TO_START`, `VMF_OUTPUT_LIMIT`; a command that was cut off is killed, and the error's `result`
+   * holds what it had written.
+   */
+  exec(
+    argv: readonly string[],
+    options: ExecOptions & { encoding: 'buffer' },
+  ): Promise<ExecResult<Buffer>>;
+  exec(argv: readonly string[], options?: ExecOptions): Promise<ExecResult<string>>;
+  async exec(
+    argv: readonly string[],
+    options?: ExecOptions,
+  ): Promise<ExecResult<string> | ExecResult<Buffer>> {
+    return execute(this.machine.sessionFor('exec'), argv, options);
+  }
+
+  /** Starts a command and returns its streams at once; see {@link Command}. Limits kill it when they are hit. */
+  spawn(argv: readonly string[], options?: SpawnOptions): Command {
+    return new Command(this.machine.sessionFor('spawn'), argv, options);
+  }
+
+  /** Dials a vsock port of the guest, 1 to 4294967294. Rejects with `VMF_CONNECTION_REFUSED` when nobody listens. */
+  async connect(port: number, options: WaitOptions = {}): Promise<Socket> {
+    checkValue('port', PORT, port);
+    checkOptions('connect', WAIT_OPTIONS, options);
+    throwIfAborted('connect', options.signal);
+    return this.machine.connect(port, options);
+  }
+
+  /** Accepts connections that the guest makes to this port of CID 2, until closed, aborted, or the VM ends. */
+  listen(port: number, { signal, ...unknown }: { signal?: AbortSignal } = {}): ConnectionListener {
+    checkValue('port', PORT, port);
+    checkOptions('listen', { signal: WAIT_OPTIONS.signal as never }, { signal, ...unknown });
+    throwIfAborted('listen', signal);
+    const listener = this.machine.listen(port);
+    const close = () => listener.close();
+    signal?.addEventListener('abort', close, { once: true });
+    listener.once('close', () => signal?.removeEventListener('abort', close));
+    return listener;
+  }
+
+  /** Reads a file of the guest. Rejects with `VMF_GUEST_FILE` and the guest's errno. */
+  async readFile(path: string, options?: ReadFileOptions): Promise<Buffer> {
+    return readGuestFile(this.machine.sessionFor('readFile'), path, options);
+  }
+
+  /** Writes a file of the guest. Rejects with `VMF_GUEST_FILE` and the guest's errno. */
+  async writeFile(
+    path: string,
+    content: string | Uint8Array | Readable | AsyncIterable<Uint8Array | string>,
+    options?: WriteFileOptions,
+  ): Promise<void> {
+    return writeGuestFile(this.machine.sessionFor('writeFile'), path, content, options);
+  }
+
+  /** Stops the guest's processors; resolves when they stand. */
+  pause(): Promise<void> {
+    return this.machine.pause();
+  }
+
+  /** Lets a paused guest go on. */
+  resume(): Promise<void> {
+    return this.machine.resume();
+  }
+
+  /** Guest memory by the kernel's own accounting, bytes. */
+  memory(): Promise<NativeMemory> {
+    return this.machine.memory();
+  }
+
+  /** Nanoseconds per stage of the boot or fork that made this VM. */
+  timings(): Timing[] {
+    return this.#timings.map((timing) => ({ ...timing }));
+  }
+
+  /** Ends the VM; resolves when its threads are gone and its memory is unmapped. Idempotent, legal in every state. */
+  destroy(): Promise<void> {
+    return this.machine.destroy();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.destroy();
+  }
+}

@@ -1,0 +1,31 @@
+import { expect, test } from 'vitest';
+import { Slots } from '#src/kvm/slots.js';
+import { Deferred } from '#src/waiting.js';
+
+test('no more than so many run at once, in the order they came', async () => {
+  const slots = new Slots(2);
+  const started: number[] = [];
+  const gates = Array.from({ length: 4 }, () => new Deferred<void>());
+  const runs = gates.map((gate, index) =>
+    slots.run('x', undefined, () => {
+      started.push(index);
+      return gate.promise;
+    }),
+  );
+  expect(started).toEqual([0, 1]);
+  gates[1]?.resolve();
+  await runs[1];
+  expect(started).toEqual([0, 1, 2]);
+  for (const gate of gates) gate.resolve();
+  await Promise.all(runs);
+  expect(started).toEqual([0, 1, 2, 3]);
+});
+
+test('a failure gives the slot back, and so does a signal that fired in the queue', async () => {
+  const slots = new Slots(1);
+  const failing = slots.run('x', undefined, () => Promise.reject(new Error('no')));
+  const aborted = slots.run('x', AbortSignal.abort(), () => Promise.resolve());
+  await expect(failing).rejects.toThrow('no');
+  await expect(aborted).rejects.toMatchObject({ code: 'VMF_ABORTED' });
+  await expect(slots.run('x', undefined, () => Promise.resolve(1))).resolves.toBe(1);
+});
