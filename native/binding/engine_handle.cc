@@ -57,7 +57,10 @@ Result<std::shared_ptr<VmRecord>> EngineHandle::Fork(std::shared_ptr<const Snaps
 
 Result<std::shared_ptr<VmRecord>> EngineHandle::Adopt(const Newborn& newborn,
                                                       Result<std::shared_ptr<Vm>> vm) {
-  if (!vm) return std::unexpected(std::move(vm).error());
+  if (!vm) {
+    newborn.events->Mute();  // what it holds back holds it
+    return std::unexpected(std::move(vm).error());
+  }
   auto record = std::make_shared<VmRecord>(newborn.id, std::move(*vm), newborn.events);
   {
     std::lock_guard lock(mutex_);
@@ -67,6 +70,7 @@ Result<std::shared_ptr<VmRecord>> EngineHandle::Adopt(const Newborn& newborn,
     }
   }
   // ShutDown() has its list already.
+  newborn.events->Mute();
   record->Destroy();
   return std::unexpected(EngineClosed());
 }
@@ -124,11 +128,11 @@ void EngineHandle::FinishClose(const JsTurn& turn) {
   closed_ = true;
   for (const EventPump::PromiseId id : std::exchange(close_promises_, {}))
     pump_->Settle(turn.env, id, [&turn] { return turn.env.Undefined(); });
-  pump_->Close(turn.env);
+  pump_->Close();
   EnvData::Of(turn.env).engines.erase(self);
 }
 
-void EngineHandle::CloseNow(Napi::Env env) {
+void EngineHandle::CloseNow() {
   bool started = false;
   {
     std::lock_guard lock(mutex_);
@@ -138,7 +142,7 @@ void EngineHandle::CloseNow(Napi::Env env) {
     closer_.Join();
   else
     ShutDown();
-  pump_->Close(env);
+  pump_->Close();
 }
 
 }  // namespace vmfork

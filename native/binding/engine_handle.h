@@ -47,7 +47,7 @@ class EngineHandle : public std::enable_shared_from_this<EngineHandle> {
   // The rest: JavaScript's thread.
   Napi::Value Close(Napi::Object receiver);
   // For the end of the environment: returns when the engine is down.
-  void CloseNow(Napi::Env env);
+  void CloseNow();
 
  private:
   struct Newborn {

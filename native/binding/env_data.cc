@@ -16,7 +16,7 @@ void EnvData::CloseEngines() {
   const auto closing = std::exchange(engines, {});
   // All at once: each waits for its VMs.
   for (const auto& engine : closing) static_cast<void>(engine->StartClose());
-  for (const auto& engine : closing) engine->CloseNow(env);
+  for (const auto& engine : closing) engine->CloseNow();
 }
 
 }  // namespace vmfork

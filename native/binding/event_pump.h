@@ -1,5 +1,5 @@
-// EventPump: the one way from an engine's threads to JavaScript's: a queue of tasks, and a
-// ThreadSafeFunction that only rings. It also keeps the promises that such tasks settle.
+// EventPump: the one way from an engine's threads to JavaScript's: a queue of tasks, and
+// ThreadSafeFunctions that only ring. It also keeps the promises that such tasks settle.
 //
 // The queue is ours because a ThreadSafeFunction dies with its environment, which may end at any
 // time (worker.terminate()); what was queued for it must then still be released, descriptors above
@@ -8,6 +8,7 @@
 
 #include <napi.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -26,7 +27,7 @@ struct JsTurn {
   EventPump& pump;
 };
 
-class EventPump {
+class EventPump : public std::enable_shared_from_this<EventPump> {
  public:
   using Task = std::move_only_function<void(const JsTurn&)>;
   using PromiseId = uint64_t;
@@ -53,7 +54,7 @@ class EventPump {
   bool Settle(Napi::Env env, PromiseId id, const std::function<Napi::Value()>& make_value);
   // Drops what is queued. Promises that are pending stay so: call it when none is, or when the
   // environment ends.
-  void Close(Napi::Env env);
+  void Close();
 
  private:
   struct Pending {
@@ -64,13 +65,23 @@ class EventPump {
   static void OnRing(napi_env env, napi_value on_event, void* context, void* data);
   static void OnFunctionGone(napi_env env, void* data, void* hint);
   void RunTasks(const JsTurn& turn);
+  napi_threadsafe_function NewBell(Napi::Env env, Napi::Function on_event);
+  void HoldLoop(Napi::Env env, bool on);
   std::vector<Task> TakeAndForbid();
 
-  std::mutex mutex_;  // guards the next three
+  // A function rung while it runs is run again at once, up to 1,000 times (node_api.cc), and a busy
+  // guest would hold JavaScript's thread for as long. Two that take turns let the event loop go
+  // round between.
+  using Bells = std::array<napi_threadsafe_function, 2>;
+
+  std::mutex mutex_;  // guards the next five
   std::vector<Task> tasks_;
+  Bells bells_{};
+  size_t next_bell_ = 0;
   bool rung_ = false;  // a ring is under way; it will find what is queued until then
-  napi_threadsafe_function function_ = nullptr;     // null: closed
-  std::unordered_map<PromiseId, Pending> pending_;  // this and the next: JavaScript's thread only
+  bool open_ = false;  // false: the bells may not be used
+  // This and the next: JavaScript's thread only.
+  std::unordered_map<PromiseId, Pending> pending_;
   PromiseId last_promise_id_ = 0;
 };
 

@@ -14,7 +14,7 @@ constexpr size_t kMostConsoleBytes = 64u << 10;
 
 void VmEvents::OnExit(const Error& reason) {
   Send([self = shared_from_this(), reason](const JsTurn& turn) {
-    if (self->IsMuted()) return;
+    if (self->muted_) return;
     Napi::Object event = self->NewEvent(turn.env, "exit");
     event.Set("code", std::string(ErrorCodeName(reason.code)));
     event.Set("message", reason.ToString());
@@ -25,7 +25,7 @@ void VmEvents::OnExit(const Error& reason) {
 void VmEvents::OnConnection(uint32_t port, uint32_t guest_port, UniqueFd fd) {
   Send([self = shared_from_this(), port, guest_port,
         fd = std::move(fd)](const JsTurn& turn) mutable {
-    if (self->IsMuted()) return;
+    if (self->muted_) return;
     Napi::Object event = self->NewEvent(turn.env, "connection");
     event.Set("port", Napi::Number::New(turn.env, port));
     event.Set("guestPort", Napi::Number::New(turn.env, guest_port));
@@ -38,12 +38,15 @@ void VmEvents::OnConnection(uint32_t port, uint32_t guest_port, UniqueFd fd) {
 }
 
 void VmEvents::OnConsole(std::span<const std::byte> bytes) {
+  if (muted_) return;
   const std::span newest = bytes.last(std::min(bytes.size(), kMostConsoleBytes));
   std::lock_guard lock(mutex_);
-  if (muted_) return;
-  console_.append(reinterpret_cast<const char*>(newest.data()),
-                  newest.size());  // SAFETY: bytes as chars
-  if (console_.size() > kMostConsoleBytes) console_.erase(0, console_.size() - kMostConsoleBytes);
+  // SAFETY: bytes are read as chars.
+  console_.append(reinterpret_cast<const char*>(newest.data()), newest.size());
+  // Trimmed once in a while, not each time: moving the rest takes long, and JavaScript may wait for
+  // the lock.
+  if (console_.size() > 2 * kMostConsoleBytes)
+    console_.erase(0, console_.size() - kMostConsoleBytes);
   if (std::exchange(console_sent_, true)) return;
   SendLocked([self = shared_from_this()](const JsTurn& turn) { self->SendConsole(turn); });
 }
@@ -54,8 +57,9 @@ void VmEvents::SendConsole(const JsTurn& turn) {
     std::lock_guard lock(mutex_);
     bytes.swap(console_);
     console_sent_ = false;
-    if (muted_) return;
   }
+  if (muted_) return;
+  if (bytes.size() > kMostConsoleBytes) bytes.erase(0, bytes.size() - kMostConsoleBytes);
   auto array = Napi::Uint8Array::New(turn.env, bytes.size());
   std::memcpy(array.Data(), bytes.data(), bytes.size());
   Napi::Object event = NewEvent(turn.env, "console");
@@ -70,9 +74,9 @@ void VmEvents::Open() {
 }
 
 void VmEvents::Mute() {
+  muted_ = true;  // first, so that a busy guest's threads stay away from the lock
   std::vector<EventPump::Task> dropped;
   std::lock_guard lock(mutex_);
-  muted_ = true;
   dropped.swap(held_);
   console_.clear();
 }
@@ -95,11 +99,6 @@ Napi::Object VmEvents::NewEvent(Napi::Env env, const char* kind) const {
   event.Set("kind", kind);
   event.Set("vm", Napi::Number::New(env, vm_id_));
   return event;
-}
-
-bool VmEvents::IsMuted() const {
-  std::lock_guard lock(mutex_);
-  return muted_;
 }
 
 }  // namespace vmfork

@@ -2,6 +2,7 @@
 // (src/native.ts).
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -32,13 +33,12 @@ class VmEvents : public VmObserver, public std::enable_shared_from_this<VmEvents
   void SendLocked(EventPump::Task task);
   Napi::Object NewEvent(Napi::Env env, const char* kind) const;
   void SendConsole(const JsTurn& turn);
-  bool IsMuted() const;
 
   const std::shared_ptr<EventPump> pump_;
   const uint32_t vm_id_;
-  mutable std::mutex mutex_;  // guards all below
+  std::atomic<bool> muted_ = false;
+  std::mutex mutex_;  // guards all below
   bool open_ = false;
-  bool muted_ = false;
   std::vector<EventPump::Task> held_;
   std::string console_;  // not yet with JavaScript; one event at most is under way for it
   bool console_sent_ = false;
