@@ -115,7 +115,7 @@ void command_start(const struct frame* frame, uint8_t* payload) {
     return;
   }
   children = true;
-  link_send_small(kStarted, frame->stream, 0, (uint32_t)stream->pid);
+  link_send_lazy(kStarted, frame->stream, 0, (uint32_t)stream->pid);
 }
 
 void command_resize(struct stream* stream, uint32_t size) {

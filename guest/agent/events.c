@@ -21,6 +21,7 @@ enum { kLinkToken = 0xffff0001, kChildToken = 0xffff0002 };
 static int epoll_fd;
 static int child_fd;
 static bool link_watched;
+static uint32_t link_events;
 
 static bool add(int fd, uint32_t events, uint32_t token) {
   struct epoll_event event = {.events = events, .data.u32 = token};
@@ -77,21 +78,30 @@ static void take_child_signal(void) {
   }
 }
 
-bool events_wait(int timeout_ms) {
-  if (!link_watched) {
-    if (!add(link_fd(), EPOLLIN | EPOLLOUT | EPOLLET, kLinkToken)) {
-      fatal("cannot watch the control connection", errno);
-    }
-    link_watched = true;
+// Writability is watched once the host has been slow: else each frame sent would wake the loop.
+static void watch_link(void) {
+  uint32_t wanted = EPOLLIN | EPOLLET;
+  if (!link_writable()) wanted |= EPOLLOUT;
+  if (link_watched && (wanted & ~link_events) == 0) return;
+  struct epoll_event event = {.events = wanted, .data.u32 = kLinkToken};
+  int operation = link_watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  if (epoll_ctl(epoll_fd, operation, link_fd(), &event) < 0) {
+    fatal("cannot watch the control connection", errno);
   }
+  link_watched = true;
+  link_events = wanted;
+}
+
+bool events_wait(int timeout_ms, bool* child_ended) {
+  watch_link();
   struct epoll_event events[kBatch];
   int count = epoll_wait(epoll_fd, events, kBatch, timeout_ms);
   if (count < 0 && errno != EINTR) fatal("cannot wait for events", errno);
-  bool child_ended = false;
+  *child_ended = false;
   for (int i = 0; i < count; i++) {
     if (events[i].data.u32 == kChildToken) {
       take_child_signal();
-      child_ended = true;
+      *child_ended = true;
     } else if (events[i].data.u32 == kLinkToken) {
       if (events[i].events & ~(uint32_t)EPOLLOUT) link_set_readable();
       if (events[i].events & EPOLLOUT) link_set_writable();
@@ -99,7 +109,7 @@ bool events_wait(int timeout_ms) {
       mark_stream(&events[i]);
     }
   }
-  return child_ended;
+  return count > 0;
 }
 
 uint64_t now_ns(void) {

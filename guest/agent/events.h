@@ -13,8 +13,8 @@ enum watch { kWatchStdout, kWatchStderr, kWatchStdin, kWatchPty };
 void events_init(void);
 bool events_watch(int fd, const struct stream* stream, enum watch what);
 void events_forget_link(void);
-// Sleeps up to `timeout_ms` (-1: for ever) and marks what became ready. True: a child ended.
-bool events_wait(int timeout_ms);
+// Sleeps up to `timeout_ms` (-1: for ever) and marks what became ready. False: nothing did.
+bool events_wait(int timeout_ms, bool* child_ended);
 uint64_t now_ns(void);
 
 #endif

@@ -141,7 +141,7 @@ static void end_output(struct stream* stream, int index) {
   output->fd = -1;
   output->ready = false;
   if (!stream->detached && !output->final) {
-    link_send_small(kEof, stream->id, (uint16_t)(kAuxStdout + index), 0);
+    link_send_lazy(kEof, stream->id, (uint16_t)(kAuxStdout + index), 0);
   }
 }
 

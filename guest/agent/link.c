@@ -32,6 +32,7 @@ static struct {
   uint32_t in_end;
   uint32_t out_start;
   uint32_t out_end;
+  uint32_t lazy;  // how many of the queued bytes are in no hurry
 } link_state;
 
 static uint8_t in_buffer[kInBytes] __attribute__((aligned(4096)));
@@ -106,6 +107,7 @@ void link_open(const char* device) {
 int link_fd(void) { return link_state.fd; }
 bool link_readable(void) { return link_state.readable; }
 void link_set_readable(void) { link_state.readable = true; }
+bool link_writable(void) { return link_state.writable; }
 void link_set_writable(void) { link_state.writable = true; }
 
 static void wait_ready(short events) {
@@ -192,6 +194,15 @@ void link_send_small(uint8_t type, uint32_t stream, uint16_t aux, uint32_t value
   link_send(&frame, NULL);
 }
 
+void link_send_lazy(uint8_t type, uint32_t stream, uint16_t aux, uint32_t value) {
+  link_send_small(type, stream, aux, value);
+  link_state.lazy += kFrameHeaderBytes;
+}
+
+bool link_lazy(void) {
+  return !link_idle() && link_state.out_end - link_state.out_start == link_state.lazy;
+}
+
 void link_send_error(uint32_t stream, int error, const char* stage, const char* text) {
   uint8_t payload[256];
   struct tlv_writer writer;
@@ -219,6 +230,7 @@ static ssize_t write_some(const uint8_t* from, size_t length) {
 }
 
 void link_flush(void) {
+  link_state.lazy = 0;
   while (!link_idle() && link_state.writable) {
     uint32_t queued = link_state.out_end - link_state.out_start;
     ssize_t count = write_some(out_buffer + link_state.out_start, queued);

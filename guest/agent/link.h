@@ -27,6 +27,7 @@ bool link_fill(bool wait);
 // True while the last read suggests that more bytes lie ready.
 bool link_readable(void);
 void link_set_readable(void);
+bool link_writable(void);
 void link_set_writable(void);
 
 enum link_result { kLinkNothing, kLinkFrame, kLinkBroken };
@@ -40,6 +41,10 @@ bool link_idle(void);
 // `length` must fit link_room().
 void link_send(const struct frame* frame, const void* payload);
 void link_send_small(uint8_t type, uint32_t stream, uint16_t aux, uint32_t value);
+// For a frame that is usually followed by another at once: it need not be sent by itself.
+void link_send_lazy(uint8_t type, uint32_t stream, uint16_t aux, uint32_t value);
+// True while nothing but such frames is queued.
+bool link_lazy(void);
 void link_send_error(uint32_t stream, int error, const char* stage, const char* text);
 // A place to read up to `length` bytes of DATA into, to be sent by link_commit_data.
 uint8_t* link_reserve_data(size_t length);

@@ -19,7 +19,7 @@
 #include "link.h"
 #include "streams.h"
 
-enum { kLogError = 3 };
+enum { kLogError = 3, kLazyMs = 10, kLazyRounds = 4 };
 
 static bool quiesced;
 static bool init_process;
@@ -190,27 +190,42 @@ static bool pump_all(void) {
   return more;
 }
 
-static void wait_for_work(bool more) {
+// STARTED and the EOFs wait a moment for what mostly follows them at once, output or EXIT: on an
+// interpreted guest kernel each frame sent by itself costs about a millisecond.
+static bool worth_waiting(void) {
+  static int rounds;
+  rounds = link_lazy() ? rounds + 1 : 0;
+  if (rounds > kLazyRounds) rounds = 0;
+  return rounds > 0;
+}
+
+static int shorter(int a_ms, int b_ms) { return a_ms < 0 || b_ms < a_ms ? b_ms : a_ms; }
+
+// Returns false when nothing came in the time that lazy frames may wait.
+static bool wait_for_work(bool more, bool lazy) {
   bool alone = streams_count() == 0 && !command_children();
-  if (quiesced || (alone && !more && link_idle())) {
-    link_fill(true);
-    return;
-  }
+  if (quiesced || (alone && !more && link_idle())) return link_fill(true);
   bool room = link_room() >= kOutReserveBytes + kFrameHeaderBytes;
   bool at_once = room && (more || link_readable());
-  if (events_wait(at_once ? 0 : command_grace_ms())) command_reap();
+  int timeout_ms = at_once ? 0 : command_grace_ms();
+  bool child_ended;
+  bool came = events_wait(lazy ? shorter(timeout_ms, kLazyMs) : timeout_ms, &child_ended);
+  if (child_ended) command_reap();
   if (link_readable() && room) link_fill(false);
+  return came;
 }
 
 void loop_run(bool is_init) {
   init_process = is_init;
   hello_send();
   link_flush();
-  for (bool more = false;;) {
-    wait_for_work(more);
+  bool more = false;
+  for (bool lazy = false;;) {
+    bool came = wait_for_work(more, lazy);
     more = serve_all();
     if (quiesced) continue;
     more |= pump_all();
-    link_flush();
+    lazy = came && worth_waiting();
+    if (!lazy) link_flush();
   }
 }
