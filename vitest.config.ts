@@ -17,6 +17,7 @@ export default defineConfig({
   resolve: { alias },
   test: {
     pool: 'forks',
+    teardownTimeout: 30_000,
     projects: [
       {
         extends: true,
@@ -35,7 +36,6 @@ export default defineConfig({
           fileParallelism: false,
           testTimeout: kvmTimeoutMs,
           hookTimeout: kvmTimeoutMs,
-          teardownTimeout: 30_000,
         },
       },
     ],

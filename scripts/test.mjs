@@ -55,6 +55,8 @@ await main(async () => {
   const names = process.argv.slice(2);
   const unknown = names.filter((name) => !(name in stages));
   if (unknown.length > 0) throw new Failure(`no such stage: ${unknown.join(', ')}`);
-  await prepare(['build', 'guest', 'test', 'bench']);
-  report(await runPlan(names.length > 0 ? names : Object.keys(stages)));
+  const wanted = names.length > 0 ? names : Object.keys(stages);
+  const needsGuest = wanted.some((name) => name === 'kvm' || name === 'nested');
+  await prepare(['build', 'test', 'bench', ...(needsGuest ? ['guest'] : [])]);
+  report(await runPlan(wanted));
 });

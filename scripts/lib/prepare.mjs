@@ -5,7 +5,10 @@ import { installPackages, setUp } from '../setup.mjs';
 import { root } from './project.mjs';
 import { step } from './run.mjs';
 
-/** From a fresh clone to a runnable project; each step says in one line what it did. */
+/**
+ * From a fresh clone to a runnable project; each step says in one line what it did.
+ * The guest is built when the group with its tools is asked for.
+ */
 export async function prepare(groups) {
   await step('system packages', () => setUp(groups));
   await step('npm packages', installPackages);
@@ -13,7 +16,7 @@ export async function prepare(groups) {
   const { buildTypeScript } = await import('../build-ts.mjs');
   await step('build addon', buildNative);
   await step('build TypeScript', buildTypeScript);
-  await step('build guest', buildGuestArtefacts);
+  if (groups.includes('guest')) await step('build guest', buildGuestArtefacts);
 }
 
 async function buildGuestArtefacts() {
