@@ -154,18 +154,16 @@ export class Session {
   /** After {@link quiesce}: the same machine goes on; what was kept back is sent. */
   async thaw(limits: WaitOptions = {}): Promise<void> {
     const value = this.#newValue();
-    const resumed = this.expectResumed(value, limits);
-    this.#socket.write(encodeThaw(value));
-    const held = this.#held ?? [];
-    this.#held = null;
-    for (const { header, payload, done } of held) this.#write(header, payload, done);
-    await resumed;
+    await this.resume(value, encodeThaw(value), limits);
   }
 
-  /** Sends a `RESUME` with an identity and waits for its answer. */
+  /** After {@link quiesce}: sends this `RESUME` and what was kept back; resolves with the answer. */
   resume(value: number, frame: Buffer, limits: WaitOptions = {}): Promise<Acknowledgement> {
     const resumed = this.expectResumed(value, limits);
     if (!this.#error) this.#socket.write(frame);
+    const held = this.#held ?? [];
+    this.#held = null;
+    for (const { header, payload, done } of held) this.#write(header, payload, done);
     return resumed;
   }
 

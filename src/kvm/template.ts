@@ -106,6 +106,8 @@ async function bringUp(
     clock.mark('kernel');
     const agent = await session.hello;
     clock.mark('hello');
+    // An agent takes an identity only at rest, as it does in a clone.
+    await session.quiesce();
     const value = 0;
     const answer = await session.resume(value, encodeIdentity(value, identity));
     checkAcknowledged(identity, answer, identity.cid);

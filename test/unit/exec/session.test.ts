@@ -75,6 +75,9 @@ test('an identity is applied and acknowledged', async () => {
   });
   const acknowledged = await agent.session.resume(77, frame);
   expect(acknowledged.generationId).toEqual(generationId);
+  await agent.session.ping();
+  await agent.session.quiesce();
+  await agent.session.thaw();
   expect(readFileSync(join(agent.root, 'etc/machine-id'), 'utf8')).toBe(`${machineId}\n`);
 });
 

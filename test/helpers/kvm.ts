@@ -1,0 +1,119 @@
+// What the tests on a real /dev/kvm share: the host's speed class, the cached template, and clones with a helper inside.
+
+import { once } from 'node:events';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import type { Socket } from 'node:net';
+import { join } from 'node:path';
+import { createInterface, type Interface } from 'node:readline';
+import { type Clone, type Command, Snapshot, type Vm } from 'vmfork';
+import { buildTestPrograms } from '../kvm/programs/build.mjs';
+
+/** Inside the emulated host: everything but the guest's kernel is slow. */
+export const isNested = process.env.VMFORK_HOST === 'nested';
+/** The guest's kernel is interpreted: system calls and new processes of the guest are slow. */
+export const isInterpreted = existsSync('/sys/module/kvm_pvm');
+
+/** How much of something: in full on hardware, less where it would only take long. */
+export function scale(amount: { full: number; nested: number; interpreted: number }): number {
+  if (isNested) return amount.nested;
+  return isInterpreted ? amount.interpreted : amount.full;
+}
+
+/** The default template, booted once per host. */
+export function templateSnapshot(vcpus = 1): Promise<Snapshot> {
+  return Snapshot.cached({ vcpus });
+}
+
+/** Puts a test program (test/kvm/programs) into a guest and starts it; resolves when it says that it is ready. */
+export async function startProgram(vm: Vm, name: string, args: string[]): Promise<Command> {
+  const path = `/tmp/${name}`;
+  const program = readFileSync(join(buildTestPrograms(), name));
+  await vm.writeFile(path, program, { mode: 0o755 });
+  const command = vm.spawn([path, ...args], { stdin: 'ignore', stderr: 'stdout' });
+  const [line] = (await once(command.stdout, 'data')) as [Buffer];
+  if (!line.toString().startsWith('ready')) throw new Error(`${name}: ${line.toString()}`);
+  command.unref();
+  return command;
+}
+
+/** Port of the companion program. */
+export const COMPANION_PORT = 7000;
+
+/** A snapshot in which the companion program lives, with so many pages of memory. */
+export async function companionSnapshot(base: Snapshot, pages: number): Promise<Snapshot> {
+  await using clone = await base.fork();
+  await startProgram(clone, 'companion', [String(COMPANION_PORT), String(pages)]);
+  return clone.snapshot();
+}
+
+/** A conversation with the companion of one clone. */
+export class Companion {
+  readonly #socket: Socket;
+  readonly #lines: AsyncIterator<string>;
+  readonly #reader: Interface;
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+    this.#reader = createInterface(socket);
+    this.#lines = this.#reader[Symbol.asyncIterator]();
+  }
+
+  static async in(vm: Vm): Promise<Companion> {
+    return new Companion(await vm.connect(COMPANION_PORT));
+  }
+
+  /** Sends one request, resolves with its answer. */
+  async ask(request: string): Promise<string> {
+    this.#socket.write(`${request}\n`);
+    const { value, done } = await this.#lines.next();
+    if (done) throw new Error(`no answer to ${request}`);
+    return value;
+  }
+
+  close(): void {
+    this.#reader.close();
+    this.#socket.destroy();
+  }
+}
+
+/** Asks the companion of a clone one thing. */
+export async function askOnce(vm: Vm, request: string): Promise<string> {
+  const companion = await Companion.in(vm);
+  try {
+    return await companion.ask(request);
+  } finally {
+    companion.close();
+  }
+}
+
+/** Destroys all. */
+export async function destroyAll(clones: readonly Clone[]): Promise<void> {
+  await Promise.all(clones.map((clone) => clone.destroy()));
+}
+
+/** What this process holds, by the kernel's count. */
+export interface Footprint {
+  files: number;
+  threads: number;
+  maps: number;
+  residentBytes: number;
+}
+
+export function footprint(): Footprint {
+  return {
+    files: readdirSync('/proc/self/fd').length,
+    threads: readdirSync('/proc/self/task').length,
+    maps: readFileSync('/proc/self/maps', 'utf8').split('\n').length,
+    residentBytes: process.memoryUsage.rss(),
+  };
+}
+
+/** Polls a fact of the outside world until it holds; the only honest way to wait for what nobody announces. */
+export async function eventually(fact: () => Promise<boolean>, withinMs: number): Promise<boolean> {
+  const deadline = performance.now() + withinMs;
+  while (performance.now() < deadline) {
+    if (await fact()) return true;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  return fact();
+}
