@@ -1,0 +1,25 @@
+// All benchmark cases, in the order that `all` runs them.
+
+import type { BenchCase } from '../harness/case.js';
+
+import { boot } from './boot.js';
+import { exec } from './exec.js';
+import { firstResponse } from './first-response.js';
+import { fork } from './fork.js';
+import { hundred } from './hundred.js';
+import { memory } from './memory.js';
+import { micro } from './micro.js';
+import { peerQemu } from './peer-qemu.js';
+import { stream } from './stream.js';
+
+export const CASES: readonly BenchCase[] = [
+  micro,
+  boot,
+  fork,
+  firstResponse,
+  exec,
+  memory,
+  hundred,
+  stream,
+  peerQemu,
+];

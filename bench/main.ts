@@ -1,0 +1,84 @@
+// The benchmark command: `npm run -s bench -- CASE [--json] [--n N]`. Standard output carries results only.
+
+import { argv, exit, stderr, stdout } from 'node:process';
+import { Command, InvalidArgumentError } from 'commander';
+import { CASES } from './cases/index.js';
+import { type BenchCase, runCase } from './harness/case.js';
+import { formatReport, type Report } from './harness/report.js';
+import { drawSavedReports, saveReport } from './harness/results.js';
+
+const MOST_SAMPLES = 1_000_000;
+const SIGINT_EXIT_CODE = 130;
+
+interface Options {
+  json?: boolean;
+  n?: number;
+  save?: boolean;
+  svg?: boolean;
+}
+
+const program = new Command('bench')
+  .description('Measures the engine. Every figure says its machine, kernel, commit and n.')
+  .argument('[case]', 'a case, or `all`')
+  .option('--json', 'print one JSON document and nothing else')
+  .option('--n <count>', 'samples per case', parseCount)
+  .option('--save', 'keep the report as bench/results/CASE.json')
+  .option('--svg', 'draw every kept report as bench/results/CASE.svg; no case is needed')
+  .addHelpText('after', `\nCases:\n${CASES.map(describeCase).join('\n')}`)
+  .action(run);
+
+process.once('SIGINT', () => exit(SIGINT_EXIT_CODE));
+await program.parseAsync(argv);
+
+async function run(name: string | undefined, options: Options): Promise<void> {
+  const chosen = name === undefined ? [] : casesNamed(name);
+  if (chosen.length === 0 && !options.svg) return program.help({ error: true });
+  const reports: Report[] = [];
+  for (const benchCase of chosen) {
+    const report = await runCase(benchCase, options.n, (text) => {
+      stderr.write(`${benchCase.name}: ${text}\n`);
+    });
+    if (options.save) stderr.write(`saved ${saveReport(report)}\n`);
+    if (!options.json) stdout.write(`${formatReport(report)}\n\n`);
+    reports.push(report);
+  }
+  const first = reports[0];
+  if (options.json && first)
+    stdout.write(`${JSON.stringify(name === 'all' ? merge(reports) : first)}\n`);
+  if (options.svg) for (const path of await drawSavedReports()) stderr.write(`drew ${path}\n`);
+}
+
+function casesNamed(name: string): readonly BenchCase[] {
+  if (name === 'all') return CASES;
+  const found = CASES.filter((benchCase) => benchCase.name === name);
+  if (found.length > 0) return found;
+  return program.error(`no case ${name}; cases: ${CASES.map((one) => one.name).join(', ')}, all`);
+}
+
+/** All cases in one document: metrics and parameters under the name of their case. */
+function merge(reports: readonly Report[]): Report {
+  const [first] = reports;
+  if (!first) throw new Error('no reports');
+  const prefixed = <T>(pick: (report: Report) => Record<string, T>): Record<string, T> =>
+    Object.fromEntries(
+      reports.flatMap((report) =>
+        Object.entries(pick(report)).map(([key, value]) => [`${report.case}.${key}`, value]),
+      ),
+    );
+  return {
+    case: 'all',
+    environment: first.environment,
+    parameters: prefixed((report) => report.parameters),
+    results: prefixed((report) => report.results),
+  };
+}
+
+function parseCount(text: string): number {
+  const count = Number(text);
+  if (Number.isInteger(count) && count >= 1 && count <= MOST_SAMPLES) return count;
+  throw new InvalidArgumentError(`must be an integer from 1 to ${MOST_SAMPLES}`);
+}
+
+function describeCase({ name, summary, defaultN }: BenchCase): string {
+  return `  ${name.padEnd(16)} ${summary} (n ${defaultN})`;
+}
