@@ -47,8 +47,8 @@ export class GuestReadable extends Readable {
 
   override _read(): void {}
 
-  override read(size?: number): Buffer | string | null {
-    const chunk = super.read(size);
+  override read(size?: number): ReturnType<Readable['read']> {
+    const chunk: unknown = super.read(size);
     this.#returnCredit();
     return chunk;
   }

@@ -24,7 +24,8 @@ import type { OpenStream, Session } from './session.js';
 import { signalName, signalNumber } from './signals.js';
 import { Tag, TlvList } from './tlv.js';
 
-const DEFAULT_ENV = { PATH: '/usr/bin:/usr/sbin', HOME: '/root' };
+/** The environment of a command that is given none. */
+export const DEFAULT_ENV = { PATH: '/usr/bin:/usr/sbin', HOME: '/root' };
 const PTY = 1;
 const NO_STDIN = 2;
 const STDERR_TO_STDOUT = 4;
