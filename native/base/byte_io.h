@@ -1,5 +1,6 @@
-// ByteWriter and ByteReader: little-endian values in and out of a byte string, for saved state. The reader never reads past its
-// end: after a short read it stays failed and yields zeros, so a decoder checks Ok() once at its end (and before it trusts counts).
+// ByteWriter and ByteReader: little-endian values in and out of a byte string, for saved state. The
+// reader never reads past its end: after a short read it stays failed and yields zeros, so a
+// decoder checks Ok() once at its end (and before it trusts counts).
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// EventFd: a counter that one side signals and the other waits for; also how KVM's ioeventfd and irqfd are reached.
+// EventFd: a counter that one side signals and the other waits for; also how KVM's ioeventfd and
+// irqfd are reached.
 #pragma once
 
 #include "base/result.h"

@@ -1,4 +1,5 @@
-// EventLoop: one epoll thread that serves file descriptors and posted tasks. Devices of many VMs share a few of them.
+// EventLoop: one epoll thread that serves file descriptors and posted tasks. Devices of many VMs
+// share a few of them.
 #pragma once
 
 #include <cstdint>
@@ -28,13 +29,15 @@ class EventLoop {
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;
 
-  // Watches `fd` (level-triggered; `events` may be 0 to watch only for errors and hang-up). The handler must stay alive until
-  // Remove() has returned. Any thread.
+  // Watches `fd` (level-triggered; `events` may be 0 to watch only for errors and hang-up). The
+  // handler must stay alive until Remove() has returned. Any thread.
   Result<void> Add(int fd, uint32_t events, EventHandler* handler);
   Result<void> Modify(int fd, uint32_t events, EventHandler* handler);
-  // After it returns the handler is not running and will not be called again for this fd: called on another thread than the
-  // loop's, it waits for a dispatch in progress; called on the loop's thread, it drops events of the batch at hand that are due for
-  // the handler. So never call it with a lock held that the handler takes, unless on the loop's thread. Call it before the fd is closed.
+  // After it returns the handler is not running and will not be called again for this fd: called on
+  // another thread than the loop's, it waits for a dispatch in progress; called on the loop's
+  // thread, it drops events of the batch at hand that are due for the handler. So never call it
+  // with a lock held that the handler takes, unless on the loop's thread. Call it before the fd is
+  // closed.
   void Remove(int fd, EventHandler* handler);
 
   // Runs `task` on the loop's thread, in order of posting.

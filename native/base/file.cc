@@ -7,25 +7,29 @@
 
 namespace vmfork {
 
-Result<std::shared_ptr<const File>> File::OpenReadOnly(const std::string& path, ErrorCode not_found) {
+Result<std::shared_ptr<const File>> File::OpenReadOnly(const std::string& path,
+                                                       ErrorCode not_found) {
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.IsValid()) {
-    if (errno == ENOENT || errno == EACCES || errno == ENOTDIR) return Fail(not_found, "open", path, errno);
+    if (errno == ENOENT || errno == EACCES || errno == ENOTDIR)
+      return Fail(not_found, "open", path, errno);
     return FailErrno("open", path);
   }
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.Get(), &status) != 0) return FailErrno("fstat", path);
   if (!S_ISREG(status.st_mode)) return Fail(not_found, "open", path + " is not a regular file");
-  const int64_t modified_ns = int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
-  return std::make_shared<const File>(std::move(fd), static_cast<uint64_t>(status.st_size), modified_ns);
+  const int64_t modified_ns =
+      int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+  return std::make_shared<const File>(std::move(fd), static_cast<uint64_t>(status.st_size),
+                                      modified_ns);
 }
 
 Result<std::vector<std::byte>> File::ReadAll() const {
   std::vector<std::byte> content(size_);
   size_t position = 0;
   while (position < content.size()) {
-    const ssize_t count =
-        ::pread(fd_.Get(), content.data() + position, content.size() - position, static_cast<off_t>(position));
+    const ssize_t count = ::pread(fd_.Get(), content.data() + position, content.size() - position,
+                                  static_cast<off_t>(position));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return FailErrno("read");
     if (count == 0) break;  // the file has shrunk

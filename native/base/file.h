@@ -15,8 +15,10 @@ namespace vmfork {
 
 class File {
  public:
-  // Read-only. Errors carry the path: `not_found` (the caller's code) when it cannot be opened, kSystem.
-  static Result<std::shared_ptr<const File>> OpenReadOnly(const std::string& path, ErrorCode not_found);
+  // Read-only. Errors carry the path: `not_found` (the caller's code) when it cannot be opened,
+  // kSystem.
+  static Result<std::shared_ptr<const File>> OpenReadOnly(const std::string& path,
+                                                          ErrorCode not_found);
 
   int Get() const { return fd_.Get(); }
   uint64_t Size() const { return size_; }

@@ -27,7 +27,7 @@ class Mapping {
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
-  // mmap() of `size` bytes; `fd` may be -1 with MAP_ANONYMOUS. Failure: kTooManyMaps or kNoMemory for ENOMEM, kSystem.
+  // mmap() of `size` bytes; `fd` may be -1 with MAP_ANONYMOUS. Errors: kTooManyMaps, kSystem.
   static Result<Mapping> Map(size_t size, int protection, int flags, int fd, uint64_t offset);
 
   std::byte* Data() const { return data_; }

@@ -1,4 +1,5 @@
-// Result<T>: a value or an Error that says what was attempted, on what, and why it failed. The core throws nothing.
+// Result<T>: a value or an Error that says what was attempted, on what, and why it failed. The core
+// throws nothing.
 #pragma once
 
 #include <cerrno>
@@ -9,30 +10,31 @@
 
 namespace vmfork {
 
-// One code per way to fail that a caller may want to tell apart. The names, prefixed with VMF_, are those of docs/errors.md.
+// One code per way to fail that a caller may want to tell apart. The names, prefixed with VMF_, are
+// those of docs/errors.md.
 enum class ErrorCode {
-  kInternal,             // a defect of vmfork itself
-  kSystem,               // an operating system call failed; see errno
-  kKvmMissing,           // there is no /dev/kvm
-  kKvmDenied,            // /dev/kvm exists but may not be opened
-  kKvmCapability,        // KVM lacks something the engine needs
-  kKernelNotFound,       // kernel, initramfs or disk file cannot be opened
-  kKernelInvalid,        // not an ELF64 or bzImage kernel, or damaged
-  kKernelArch,           // a kernel for another processor
-  kMemorySize,           // guest memory too small or too large
-  kTooManyFiles,         // EMFILE, ENFILE
-  kTooManyMaps,          // vm.max_map_count reached
-  kNoMemory,             // ENOMEM
-  kSnapshotInvalid,      // snapshot damaged or not a snapshot
-  kSnapshotIncompatible, // snapshot made for another host, version or CPU
-  kState,                // operation not legal in this state
-  kGone,                 // the VM has ended
-  kGuestCrash,           // triple fault or shutdown
-  kGuestPanic,           // the guest's kernel panicked
-  kGuestReset,           // the guest rebooted itself
-  kEmulation,            // an instruction nobody can emulate
-  kGuestIo,              // the guest broke a device's rules beyond repair
-  kConnectionRefused,    // nobody listens on the guest's port
+  kInternal,              // a defect of vmfork itself
+  kSystem,                // an operating system call failed; see errno
+  kKvmMissing,            // there is no /dev/kvm
+  kKvmDenied,             // /dev/kvm exists but may not be opened
+  kKvmCapability,         // KVM lacks something the engine needs
+  kKernelNotFound,        // kernel, initramfs or disk file cannot be opened
+  kKernelInvalid,         // not an ELF64 or bzImage kernel, or damaged
+  kKernelArch,            // a kernel for another processor
+  kMemorySize,            // guest memory too small or too large
+  kTooManyFiles,          // EMFILE, ENFILE
+  kTooManyMaps,           // vm.max_map_count reached
+  kNoMemory,              // ENOMEM
+  kSnapshotInvalid,       // snapshot damaged or not a snapshot
+  kSnapshotIncompatible,  // snapshot made for another host, version or CPU
+  kState,                 // operation not legal in this state
+  kGone,                  // the VM has ended
+  kGuestCrash,            // triple fault or shutdown
+  kGuestPanic,            // the guest's kernel panicked
+  kGuestReset,            // the guest rebooted itself
+  kEmulation,             // an instruction nobody can emulate
+  kGuestIo,               // the guest broke a device's rules beyond repair
+  kConnectionRefused,     // nobody listens on the guest's port
   kTimeout,
 };
 
@@ -60,7 +62,8 @@ inline std::unexpected<Error> Fail(ErrorCode code, std::string operation, std::s
 std::unexpected<Error> FailErrno(std::string operation, std::string detail = {});
 std::unexpected<Error> FailErrno(int error_number, std::string operation, std::string detail);
 
-// VMFORK_TRY(name, expression): on failure returns the error from this function, else binds the value.
+// VMFORK_TRY(name, expression): on failure returns the error from this function, else binds the
+// value.
 #define VMFORK_CONCAT_INNER(a, b) a##b
 #define VMFORK_CONCAT(a, b) VMFORK_CONCAT_INNER(a, b)
 #define VMFORK_TRY(name, expression)                                             \
@@ -69,10 +72,10 @@ std::unexpected<Error> FailErrno(int error_number, std::string operation, std::s
     return std::unexpected(std::move(VMFORK_CONCAT(result_, __LINE__)).error()); \
   auto name = std::move(*VMFORK_CONCAT(result_, __LINE__))
 // The same for Result<void>.
-#define VMFORK_CHECK(expression)                                              \
-  do {                                                                        \
-    if (auto check_result = (expression); !check_result)                      \
-      return std::unexpected(std::move(check_result).error());                \
+#define VMFORK_CHECK(expression)                               \
+  do {                                                         \
+    if (auto check_result = (expression); !check_result)       \
+      return std::unexpected(std::move(check_result).error()); \
   } while (false)
 
 }  // namespace vmfork

@@ -7,11 +7,12 @@
 namespace vmfork {
 
 int KickSignal() {
-  // Real-time signals 0 and 1 are glibc's; low ones are popular. No SA_RESTART: KVM_RUN has to return.
+  // Real-time signals 0 and 1 are glibc's; low ones are popular. No SA_RESTART: KVM_RUN has to
+  // return.
   static const int signal_number = SIGRTMIN + 9;
   static std::once_flag installed;
   std::call_once(installed, [] {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_handler = [](int) {};
     ::sigemptyset(&action.sa_mask);
     ::sigaction(signal_number, &action, nullptr);
@@ -22,7 +23,8 @@ int KickSignal() {
 void BlockSignals() {
   sigset_t blocked;
   ::sigfillset(&blocked);
-  for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS}) ::sigdelset(&blocked, fault);
+  for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS})
+    ::sigdelset(&blocked, fault);
   ::sigdelset(&blocked, KickSignal());
   ::pthread_sigmask(SIG_SETMASK, &blocked, nullptr);
 }

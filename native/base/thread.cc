@@ -6,7 +6,8 @@
 namespace vmfork {
 
 namespace {
-// Enough for every device model, which do not recurse; the embedding program's thread-local storage also lives in it.
+// Enough for every device model, which do not recurse; the embedding program's thread-local storage
+// also lives in it.
 constexpr size_t kStackBytes = 256 << 10;
 }  // namespace
 
@@ -17,7 +18,8 @@ Result<void> Thread::Start(const std::string& name, std::function<void()> body) 
   ::pthread_attr_setstacksize(&attributes, kStackBytes);
   const int error_number = ::pthread_create(&thread_, &attributes, Main, this);
   ::pthread_attr_destroy(&attributes);
-  if (error_number == EAGAIN) return Fail(ErrorCode::kNoMemory, "pthread_create", "thread limit reached", EAGAIN);
+  if (error_number == EAGAIN)
+    return Fail(ErrorCode::kNoMemory, "pthread_create", "thread limit reached", EAGAIN);
   if (error_number != 0) return FailErrno(error_number, "pthread_create", name);
   started_ = true;
   ::pthread_setname_np(thread_, name.substr(0, 15).c_str());

@@ -1,5 +1,6 @@
-// Thread: a thread with a small stack and a name, joined by its owner. A thousand VMs have a thousand vCPU threads, and the default
-// of 8 MiB of address space each would make every mmap and fork of the process slower.
+// Thread: a thread with a small stack and a name, joined by its owner. A thousand VMs have a
+// thousand vCPU threads, and the default of 8 MiB of address space each would make every mmap and
+// fork of the process slower.
 #pragma once
 
 #include <pthread.h>

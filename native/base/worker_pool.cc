@@ -7,10 +7,10 @@
 
 namespace vmfork {
 
-WorkerPool::WorkerPool(unsigned threads) {
+WorkerPool::WorkerPool(unsigned threads, const char* thread_name) {
   for (unsigned i = 0; i < threads; ++i) {
     threads_.emplace_back([this] { Main(); });
-    ::pthread_setname_np(threads_.back().native_handle(), "vmfork-work");
+    ::pthread_setname_np(threads_.back().native_handle(), thread_name);
   }
 }
 

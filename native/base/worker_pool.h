@@ -1,4 +1,5 @@
-// WorkerPool: a few threads for steps that block. Not libuv's pool, which the embedding program may have filled with its own work.
+// WorkerPool: a few threads for steps that block. Not libuv's pool, which the embedding program may
+// have filled with its own work.
 #pragma once
 
 #include <condition_variable>
@@ -15,7 +16,7 @@ namespace vmfork {
 
 class WorkerPool {
  public:
-  explicit WorkerPool(unsigned threads);
+  WorkerPool(unsigned threads, const char* thread_name);
   ~WorkerPool();  // runs what was submitted, then joins
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;

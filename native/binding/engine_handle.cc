@@ -10,10 +10,10 @@ namespace vmfork {
 
 Error EngineClosed() { return {ErrorCode::kState, "engine", 0, "it is closed"}; }
 
-bool EngineHandle::Submit(std::move_only_function<void()> job) {
+bool EngineHandle::Submit(std::move_only_function<void()> job, Lane lane) {
   std::lock_guard lock(mutex_);
   if (closing_) return false;
-  SubmitLocked(std::move(job));
+  SubmitLocked(std::move(job), lane);
   return true;
 }
 
@@ -22,11 +22,12 @@ bool EngineHandle::IsClosing() {
   return closing_;
 }
 
-void EngineHandle::SubmitLocked(std::move_only_function<void()> job) {
+void EngineHandle::SubmitLocked(std::move_only_function<void()> job, Lane lane) {
   ++jobs_;
   // Shared, because the pool's tasks are copyable.
   auto shared_job = std::make_shared<std::move_only_function<void()>>(std::move(job));
-  engine_->Workers().Submit([self = shared_from_this(), shared_job]() {
+  WorkerPool& pool = lane == Lane::kTeardown ? engine_->Reapers() : engine_->Workers();
+  pool.Submit([self = shared_from_this(), shared_job]() {
     (*shared_job)();
     *shared_job = nullptr;  // lets go of all it held before it counts as ended
     self->EndJob();
@@ -102,7 +103,7 @@ void EngineHandle::ShutDown() {
   std::unique_lock lock(mutex_);
   for (auto& [id, record] : std::exchange(live_, {})) {
     record->events->Mute();
-    SubmitLocked([record] { record->Destroy(); });
+    SubmitLocked([record] { record->Destroy(); }, Lane::kTeardown);
   }
   jobs_ended_.wait(lock, [this] { return jobs_ == 0; });
   lock.unlock();

@@ -23,6 +23,9 @@ namespace vmfork {
 // What calls on a closed engine fail with.
 Error EngineClosed();
 
+// Which of the engine's pools a job runs on.
+enum class Lane { kWork, kTeardown };
+
 class EngineHandle : public std::enable_shared_from_this<EngineHandle> {
  public:
   EngineHandle(std::shared_ptr<Engine> engine, std::shared_ptr<EventPump> pump)
@@ -30,7 +33,7 @@ class EngineHandle : public std::enable_shared_from_this<EngineHandle> {
 
   const std::shared_ptr<EventPump>& Pump() const { return pump_; }
   // Runs `job` on a worker; false when the engine closes. Any thread.
-  bool Submit(std::move_only_function<void()> job);
+  bool Submit(std::move_only_function<void()> job, Lane lane = Lane::kWork);
   bool IsClosing();
   uint32_t NewSnapshotId() { return ++last_snapshot_id_; }
 
@@ -56,7 +59,7 @@ class EngineHandle : public std::enable_shared_from_this<EngineHandle> {
   };
   Newborn Conceive();
   Result<std::shared_ptr<VmRecord>> Adopt(const Newborn& newborn, Result<std::shared_ptr<Vm>> vm);
-  void SubmitLocked(std::move_only_function<void()> job);
+  void SubmitLocked(std::move_only_function<void()> job, Lane lane);
   void EndJob();
   void ShutDown();
   void FinishClose(const JsTurn& turn);

@@ -48,15 +48,16 @@ struct NoValue {};
 // `receiver` stays alive meanwhile.
 template <typename Work, typename ToJs = NoValue>
 Napi::Value RunJob(const std::shared_ptr<EngineHandle>& engine, Napi::Object receiver, Work work,
-                   ToJs to_js = {}) {
+                   ToJs to_js = {}, Lane lane = Lane::kWork) {
   using T = typename std::invoke_result_t<Work&>::value_type;
   const std::shared_ptr<EventPump> pump = engine->Pump();
   const Napi::Env env = receiver.Env();
   const auto [id, promise] = pump->AddPromise(env, receiver);
-  const bool accepted =
-      engine->Submit([pump, id, work = std::move(work), to_js = std::move(to_js)]() mutable {
+  const bool accepted = engine->Submit(
+      [pump, id, work = std::move(work), to_js = std::move(to_js)]() mutable {
         pump->Post(SettleTask<T>(id, work(), std::move(to_js)));
-      });
+      },
+      lane);
   if (!accepted) RejectClosed(env, *pump, id);
   return promise;
 }

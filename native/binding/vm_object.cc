@@ -63,7 +63,7 @@ VmObject::~VmObject() {
   if (!record_->Get()) return;
   const auto& engine = lease_->Handle();
   // Refused when the engine closes: then that destroys the VM.
-  engine->Submit([engine, record = record_] { engine->Destroy(*record); });
+  engine->Submit([engine, record = record_] { engine->Destroy(*record); }, Lane::kTeardown);
 }
 
 template <typename Work, typename... ToJs>
@@ -176,10 +176,13 @@ Napi::Value VmObject::Destroy(const Info& info) {
   const auto& engine = lease_->Handle();
   const auto receiver = info.This().As<Napi::Object>();
   if (engine->IsClosing()) return engine->Close(receiver);  // that destroys it
-  return RunJob(engine, receiver, [engine, record = record_]() -> Result<void> {
-    engine->Destroy(*record);
-    return {};
-  });
+  return RunJob(
+      engine, receiver,
+      [engine, record = record_]() -> Result<void> {
+        engine->Destroy(*record);
+        return {};
+      },
+      NoValue{}, Lane::kTeardown);
 }
 
 }  // namespace vmfork

@@ -65,7 +65,8 @@ void PlaceRngSeed(boot_params& params, const GuestMemory& memory, std::span<cons
   params.hdr.setup_data = layout::kRngSeed.value;
 }
 
-// The first 4 GiB mapped one to one with 2 MiB pages: all that a kernel may touch before it has its own tables.
+// The first 4 GiB mapped one to one with 2 MiB pages: all that a kernel may touch before it has its
+// own tables.
 void WritePageTables(const GuestMemory& memory) {
   constexpr uint64_t kPresentWritable = 3, kLarge = 0x80;
   constexpr size_t kEntries = 512, kDirectories = 4;
@@ -74,7 +75,8 @@ void WritePageTables(const GuestMemory& memory) {
   table[0] = (base + kPageSize) | kPresentWritable;
   memory.Write(layout::kPageTables, std::as_bytes(std::span(table)));
   table[0] = 0;
-  for (size_t i = 0; i < kDirectories; ++i) table[i] = (base + (2 + i) * kPageSize) | kPresentWritable;
+  for (size_t i = 0; i < kDirectories; ++i)
+    table[i] = (base + (2 + i) * kPageSize) | kPresentWritable;
   memory.Write(Gpa{base + kPageSize}, std::as_bytes(std::span(table)));
   for (size_t directory = 0; directory < kDirectories; ++directory) {
     for (size_t i = 0; i < kEntries; ++i) {
@@ -107,9 +109,11 @@ kvm_segment Segment(uint16_t selector, uint8_t type, bool is_code) {
 
 }  // namespace
 
-Result<void> WriteBootData(const GuestMemory& memory, const LoadedKernel& kernel, const BootData& data) {
+Result<void> WriteBootData(const GuestMemory& memory, const LoadedKernel& kernel,
+                           const BootData& data) {
   if (data.cmdline.size() >= layout::kCmdlineSize) {
-    return Fail(ErrorCode::kKernelInvalid, "command line", std::to_string(data.cmdline.size()) + " bytes are too many");
+    return Fail(ErrorCode::kKernelInvalid, "command line",
+                std::to_string(data.cmdline.size()) + " bytes are too many");
   }
   boot_params params{};
   // A bzImage brings its setup header; for an ELF the few fields below are all the kernel looks at.
@@ -126,7 +130,8 @@ Result<void> WriteBootData(const GuestMemory& memory, const LoadedKernel& kernel
   PlaceRngSeed(params, memory, data.rng_seed);
 
   memory.Write(layout::kZeroPage, BytesOf(params));
-  memory.Write(layout::kCmdline, std::as_bytes(std::span(data.cmdline.c_str(), data.cmdline.size() + 1)));
+  memory.Write(layout::kCmdline,
+               std::as_bytes(std::span(data.cmdline.c_str(), data.cmdline.size() + 1)));
   WriteGdt(memory);
   WritePageTables(memory);
   return WriteMpTable(memory, data.vcpus);

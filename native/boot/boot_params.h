@@ -1,5 +1,6 @@
-// Everything a Linux kernel finds in memory when it is entered at its 64-bit entry point: the zero page with the memory map, the
-// command line, the initramfs, a seed for its random numbers, descriptor and page tables, and the processor table.
+// Everything a Linux kernel finds in memory when it is entered at its 64-bit entry point: the zero
+// page with the memory map, the command line, the initramfs, a seed for its random numbers,
+// descriptor and page tables, and the processor table.
 #pragma once
 
 #include <linux/kvm.h>
@@ -22,8 +23,10 @@ struct BootData {
   uint32_t vcpus = 1;
 };
 
-// Errors: kMemorySize when the initramfs does not fit, kKernelInvalid when the command line is too long.
-Result<void> WriteBootData(const GuestMemory& memory, const LoadedKernel& kernel, const BootData& data);
+// Errors: kMemorySize when the initramfs does not fit, kKernelInvalid when the command line is too
+// long.
+Result<void> WriteBootData(const GuestMemory& memory, const LoadedKernel& kernel,
+                           const BootData& data);
 
 // Registers of the first processor at that entry point; `sregs` as KVM_GET_SREGS gave them.
 void SetBootSregs(kvm_sregs& sregs);

@@ -1,5 +1,5 @@
-// bzImage kernels: the protected-mode part is copied to its preferred address and entered at its 64-bit entry point
-// (Documentation/arch/x86/boot.rst). The file is not trusted.
+// bzImage kernels: the protected-mode part is copied to its preferred address and entered at its
+// 64-bit entry point (Documentation/arch/x86/boot.rst). The file is not trusted.
 #include <cstring>
 #include <string>
 
@@ -37,7 +37,8 @@ Result<LoadedKernel> LoadBzImage(const GuestMemory& memory, std::span<const std:
   const auto version = Field<uint16_t>(file, kVersion);
   if (version < kVersionWith64BitEntry) return Invalid("boot protocol older than 2.12");
   if ((Field<uint16_t>(file, kXloadflags) & kXlfKernel64) == 0) {
-    return Fail(ErrorCode::kKernelArch, "load kernel", "bzImage without a 64-bit entry point: a 32-bit kernel");
+    return Fail(ErrorCode::kKernelArch, "load kernel",
+                "bzImage without a 64-bit entry point: a 32-bit kernel");
   }
   auto setup_sectors = Field<uint8_t>(file, kSetupSects);
   if (setup_sectors == 0) setup_sectors = 4;  // boot.rst: for backwards compatibility
@@ -52,7 +53,8 @@ Result<LoadedKernel> LoadBzImage(const GuestMemory& memory, std::span<const std:
   if (load_address < layout::kLowReservedEnd.value) return Invalid("preferred address below 1 MiB");
   if (init_size < body.size() || !memory.Slice(Gpa{load_address}, init_size)) {
     return Fail(ErrorCode::kMemorySize, "load kernel",
-                "the kernel needs " + std::to_string(init_size) + " bytes at " + std::to_string(load_address));
+                "the kernel needs " + std::to_string(init_size) + " bytes at " +
+                    std::to_string(load_address));
   }
   memory.Write(Gpa{load_address}, body);
   const auto header = file.subspan(kSetupSects, header_end - kSetupSects);

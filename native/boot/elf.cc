@@ -1,4 +1,5 @@
-// ELF64 kernels (vmlinux): program headers are copied to their physical addresses. The file is not trusted.
+// ELF64 kernels (vmlinux): program headers are copied to their physical addresses. The file is not
+// trusted.
 #include <elf.h>
 
 #include <algorithm>
@@ -22,7 +23,8 @@ Result<Elf64_Ehdr> ReadHeader(std::span<const std::byte> file) {
   // The class first: the fields of a 32-bit header lie elsewhere, but e_machine does not.
   if (header.e_machine != EM_X86_64 || header.e_ident[EI_CLASS] != ELFCLASS64) {
     return Fail(ErrorCode::kKernelArch, "load kernel",
-                "ELF machine " + std::to_string(header.e_machine) + ", x86-64 is " + std::to_string(EM_X86_64));
+                "ELF machine " + std::to_string(header.e_machine) + ", x86-64 is " +
+                    std::to_string(EM_X86_64));
   }
   if (header.e_ident[EI_DATA] != ELFDATA2LSB || header.e_phentsize != sizeof(Elf64_Phdr)) {
     return Invalid("unknown layout");
@@ -34,19 +36,22 @@ Result<Elf64_Ehdr> ReadHeader(std::span<const std::byte> file) {
   return header;
 }
 
-Result<void> LoadSegment(const GuestMemory& memory, std::span<const std::byte> file, const Elf64_Phdr& segment) {
+Result<void> LoadSegment(const GuestMemory& memory, std::span<const std::byte> file,
+                         const Elf64_Phdr& segment) {
   if (segment.p_offset > file.size() || segment.p_filesz > file.size() - segment.p_offset) {
     return Invalid("a segment reaches past the end of the file");
   }
-  if (segment.p_filesz > segment.p_memsz) return Invalid("a segment is larger in the file than in memory");
+  if (segment.p_filesz > segment.p_memsz)
+    return Invalid("a segment is larger in the file than in memory");
   if (segment.p_paddr < layout::kLowReservedEnd.value) return Invalid("a segment lies below 1 MiB");
   if (!memory.Slice(Gpa{segment.p_paddr}, segment.p_memsz)) {
     return Fail(ErrorCode::kMemorySize, "load kernel",
-                "a segment of " + std::to_string(segment.p_memsz) + " bytes at " + std::to_string(segment.p_paddr) +
-                    " does not fit into guest memory");
+                "a segment of " + std::to_string(segment.p_memsz) + " bytes at " +
+                    std::to_string(segment.p_paddr) + " does not fit into guest memory");
   }
   // The rest of the segment (.bss) is zero already: memory is new.
-  if (segment.p_filesz > 0) memory.Write(Gpa{segment.p_paddr}, file.subspan(segment.p_offset, segment.p_filesz));
+  if (segment.p_filesz > 0)
+    memory.Write(Gpa{segment.p_paddr}, file.subspan(segment.p_offset, segment.p_filesz));
   return {};
 }
 }  // namespace

@@ -12,12 +12,13 @@
 namespace vmfork {
 
 struct LoadedKernel {
-  Gpa entry;            // 64-bit entry point (Documentation/arch/x86/boot.rst, "64-bit boot protocol")
-  uint64_t end = 0;     // first byte after the kernel's memory
+  Gpa entry;         // 64-bit entry point (Documentation/arch/x86/boot.rst, "64-bit boot protocol")
+  uint64_t end = 0;  // first byte after the kernel's memory
   std::vector<std::byte> setup_header;  // a bzImage's, from offset 0x1f1 on; empty for an ELF
 };
 
-// Errors: kKernelInvalid (what is wrong), kKernelArch (which processor it is for), kMemorySize (kernel does not fit).
+// Errors: kKernelInvalid (what is wrong), kKernelArch (which processor it is for), kMemorySize
+// (kernel does not fit).
 Result<LoadedKernel> LoadKernel(const GuestMemory& memory, std::span<const std::byte> file);
 Result<LoadedKernel> LoadElf(const GuestMemory& memory, std::span<const std::byte> file);
 Result<LoadedKernel> LoadBzImage(const GuestMemory& memory, std::span<const std::byte> file);

@@ -1,4 +1,5 @@
-// The MultiProcessor Specification 1.4 table: how a kernel without ACPI finds its processors and the I/O APIC.
+// The MultiProcessor Specification 1.4 table: how a kernel without ACPI finds its processors and
+// the I/O APIC.
 #include <cstring>
 #include <numeric>
 #include <string>
@@ -22,8 +23,9 @@ constexpr uint8_t kIsaBus = 0, kIsaIrqs = 16;
 constexpr uint8_t kAllLapics = 0xff;
 
 uint8_t Checksum(std::span<const std::byte> bytes) {
-  const auto sum = std::accumulate(bytes.begin(), bytes.end(), 0U,
-                                   [](unsigned total, std::byte b) { return total + std::to_integer<unsigned>(b); });
+  const auto sum = std::accumulate(bytes.begin(), bytes.end(), 0U, [](unsigned total, std::byte b) {
+    return total + std::to_integer<unsigned>(b);
+  });
   return static_cast<uint8_t>(0U - sum);
 }
 
@@ -36,12 +38,13 @@ void PutProcessor(ByteWriter& out, uint8_t apic_id) {
   out.Put(apic_id);
   out.Put(kApicVersion);
   out.Put(static_cast<uint8_t>(kProcessorEnabled | (apic_id == 0 ? kProcessorBoot : 0)));
-  out.Put<uint32_t>(0x600);        // CPU signature: the kernel asks CPUID
-  out.Put<uint32_t>(0x201);        // features: FPU and APIC
+  out.Put<uint32_t>(0x600);  // CPU signature: the kernel asks CPUID
+  out.Put<uint32_t>(0x201);  // features: FPU and APIC
   out.Put<uint64_t>(0);
 }
 
-void PutInterrupt(ByteWriter& out, uint8_t entry, uint8_t type, uint8_t irq, uint8_t target, uint8_t pin) {
+void PutInterrupt(ByteWriter& out, uint8_t entry, uint8_t type, uint8_t irq, uint8_t target,
+                  uint8_t pin) {
   out.Put(entry);
   out.Put(type);
   out.Put<uint16_t>(0);  // polarity and trigger as the bus has them: ISA, edge, active high
@@ -63,7 +66,8 @@ std::vector<std::byte> Entries(uint32_t vcpus, uint16_t& count) {
   out.Put(kApicVersion);
   out.Put<uint8_t>(1);  // enabled
   out.Put(kIoapicAddress);
-  for (uint8_t irq = 0; irq < kIsaIrqs; ++irq) PutInterrupt(out, kIoInterrupt, kInt, irq, ioapic_id, irq);
+  for (uint8_t irq = 0; irq < kIsaIrqs; ++irq)
+    PutInterrupt(out, kIoInterrupt, kInt, irq, ioapic_id, irq);
   PutInterrupt(out, kLocalInterrupt, kExtInt, 0, 0, 0);
   PutInterrupt(out, kLocalInterrupt, kNmi, 0, kAllLapics, 1);
   count = static_cast<uint16_t>(vcpus + 1 + 1 + kIsaIrqs + 2);

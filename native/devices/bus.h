@@ -1,4 +1,5 @@
-// Bus: finds the device behind an I/O port or MMIO address. One VM has two, made before its vCPUs run and never changed after.
+// Bus: finds the device behind an I/O port or MMIO address. One VM has two, made before its vCPUs
+// run and never changed after.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +9,9 @@
 
 namespace vmfork {
 
-// A device's registers. Called on vCPU threads, any of them at once: a device has its own lock. `offset` is relative to the
-// device's range and lies in it; data.size() is 1, 2, 4 or 8 and may reach past the range (the device must not care).
+// A device's registers. Called on vCPU threads, any of them at once: a device has its own lock.
+// `offset` is relative to the device's range and lies in it; data.size() is 1, 2, 4 or 8 and may
+// reach past the range (the device must not care).
 class BusDevice {
  public:
   virtual ~BusDevice() = default;

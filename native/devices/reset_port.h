@@ -1,4 +1,5 @@
-// ResetPort: the keyboard controller's command port, of which only the reset line is wired: how a Linux guest with reboot=k ends.
+// ResetPort: the keyboard controller's command port, of which only the reset line is wired: how a
+// Linux guest with reboot=k ends.
 #pragma once
 
 #include <functional>

@@ -6,7 +6,16 @@
 namespace vmfork {
 
 namespace {
-enum Register : uint64_t { kData = 0, kIer = 1, kIirFcr = 2, kLcr = 3, kMcr = 4, kLsr = 5, kMsr = 6, kScr = 7 };
+enum Register : uint64_t {
+  kData = 0,
+  kIer = 1,
+  kIirFcr = 2,
+  kLcr = 3,
+  kMcr = 4,
+  kLsr = 5,
+  kMsr = 6,
+  kScr = 7
+};
 constexpr uint8_t kIerTransmit = 0x02;
 constexpr uint8_t kIirNone = 0x01, kIirTransmit = 0x02, kIirFifos = 0xc0, kFcrEnable = 0x01;
 constexpr uint8_t kLcrDivisorLatch = 0x80;
@@ -32,7 +41,8 @@ void Serial::Write(uint64_t offset, std::span<const std::byte> data) {
     std::lock_guard lock(mutex_);
     WriteRegister(offset, std::to_integer<uint8_t>(data[0]));
     raise = transmit_interrupt_ && (ier_ & kIerTransmit) != 0;
-    if (watcher_ && !pending_.empty() && (pending_.back() == '\n' || pending_.size() >= kWatchRunBytes)) {
+    if (watcher_ && !pending_.empty() &&
+        (pending_.back() == '\n' || pending_.size() >= kWatchRunBytes)) {
       fresh = std::exchange(pending_, {});
       watcher = watcher_;
     }
@@ -51,18 +61,27 @@ uint8_t Serial::InterruptId() {
 uint8_t Serial::ReadRegister(uint64_t offset) {
   const bool divisor = (lcr_ & kLcrDivisorLatch) != 0;
   switch (offset) {
-    case kData: return divisor ? dll_ : 0;
-    case kIer: return divisor ? dlm_ : ier_;
-    case kIirFcr: return InterruptId();
-    case kLcr: return lcr_;
-    case kMcr: return mcr_;
-    case kLsr: return kLsrTransmitterEmpty;
+    case kData:
+      return divisor ? dll_ : 0;
+    case kIer:
+      return divisor ? dlm_ : ier_;
+    case kIirFcr:
+      return InterruptId();
+    case kLcr:
+      return lcr_;
+    case kMcr:
+      return mcr_;
+    case kLsr:
+      return kLsrTransmitterEmpty;
     case kMsr:
       // Loopback feeds the four modem outputs into the four inputs: how drivers recognise the chip.
       if ((mcr_ & kMcrLoop) == 0) return kMsrConnected;
-      return static_cast<uint8_t>((mcr_ & 0x02) << 3 | (mcr_ & 0x01) << 5 | (mcr_ & 0x04) << 4 | (mcr_ & 0x08) << 4);
-    case kScr: return scr_;
-    default: return 0xff;
+      return static_cast<uint8_t>((mcr_ & 0x02) << 3 | (mcr_ & 0x01) << 5 | (mcr_ & 0x04) << 4 |
+                                  (mcr_ & 0x08) << 4);
+    case kScr:
+      return scr_;
+    default:
+      return 0xff;
   }
 }
 
@@ -86,11 +105,20 @@ void Serial::WriteRegister(uint64_t offset, uint8_t value) {
         ier_ = value & 0x0f;
       }
       break;
-    case kIirFcr: fcr_ = value; break;
-    case kLcr: lcr_ = value; break;
-    case kMcr: mcr_ = value & 0x1f; break;
-    case kScr: scr_ = value; break;
-    default: break;
+    case kIirFcr:
+      fcr_ = value;
+      break;
+    case kLcr:
+      lcr_ = value;
+      break;
+    case kMcr:
+      mcr_ = value & 0x1f;
+      break;
+    case kScr:
+      scr_ = value;
+      break;
+    default:
+      break;
   }
 }
 
@@ -121,7 +149,8 @@ void Serial::Save(ByteWriter& out) const {
 
 Result<void> Serial::Restore(ByteReader& in) {
   std::lock_guard lock(mutex_);
-  for (uint8_t* value : {&ier_, &fcr_, &lcr_, &mcr_, &scr_, &dll_, &dlm_}) *value = in.Get<uint8_t>();
+  for (uint8_t* value : {&ier_, &fcr_, &lcr_, &mcr_, &scr_, &dll_, &dlm_})
+    *value = in.Get<uint8_t>();
   transmit_interrupt_ = in.Get<uint8_t>() != 0;
   if (!in.AtEnd()) return Fail(ErrorCode::kSnapshotInvalid, "restore serial", "wrong length");
   return {};

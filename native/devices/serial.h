@@ -1,4 +1,5 @@
-// Serial: a 16550A port, output only: the guest's early console. What the guest prints is kept in a bounded ring.
+// Serial: a 16550A port, output only: the guest's early console. What the guest prints is kept in a
+// bounded ring.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// The decoder of snapshot state. Fuzzed bytes are wrapped with right checksums half of the time, so that sections are reached.
+// The decoder of snapshot state. Fuzzed bytes are wrapped with right checksums half of the time, so
+// that sections are reached.
 #include <cstring>
 
 #include "base/byte_io.h"

@@ -19,8 +19,9 @@ struct HostInfo {
   std::string cpu_vendor;  // CPUID leaf 0
   int api_version = 0;
   int max_vcpus = 0;
-  std::vector<std::pair<std::string, int>> capabilities;  // name without KVM_CAP_, value; 0 = absent
-  std::vector<std::string> missing;                       // those the engine cannot work without
+  std::vector<std::pair<std::string, int>>
+      capabilities;                  // name without KVM_CAP_, value; 0 = absent
+  std::vector<std::string> missing;  // those the engine cannot work without
 };
 
 // Reads the facts; fails only when KVM does not answer at all.

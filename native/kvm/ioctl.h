@@ -1,8 +1,9 @@
 // ioctl numbers that <linux/kvm.h> gets wrong when compiled as C++, and one call helper.
 //
-// kvm_cpuid2, kvm_msrs, kvm_msr_list and kvm_signal_mask end in a flexible array declared through an empty struct on older headers; an
-// empty struct has size 1 in C++, which changes the size encoded in the number. The numbers below are the kernel's (asm-generic/ioctl.h
-// encoding with the C sizes).
+// kvm_cpuid2, kvm_msrs, kvm_msr_list and kvm_signal_mask end in a flexible array declared through
+// an empty struct on older headers; an empty struct has size 1 in C++, which changes the size
+// encoded in the number. The numbers below are the kernel's (asm-generic/ioctl.h encoding with the
+// C sizes).
 #pragma once
 
 #include <linux/kvm.h>
@@ -26,7 +27,8 @@ static_assert(kGetMsrs == 0xc008ae88);
 static_assert(kSetMsrs == 0x4008ae89);
 static_assert(kSetCpuid2 == 0x4008ae90);
 
-// One ioctl; a negative answer becomes an Error that carries `name` and errno. EINTR is the caller's to handle.
+// One ioctl; a negative answer becomes an Error that carries `name` and errno. EINTR is the
+// caller's to handle.
 template <typename Argument>
 Result<int> Call(int fd, unsigned long request, Argument argument, const char* name) {
   int value = ::ioctl(fd, request, argument);

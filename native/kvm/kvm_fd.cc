@@ -27,8 +27,8 @@ Result<int> Kvm::ApiVersion() const {
 }
 
 int Kvm::CheckExtension(uint32_t capability) const {
-  auto value = kvm_ioctl::Call(fd_.Get(), KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability),
-                               "KVM_CHECK_EXTENSION");
+  auto value = kvm_ioctl::Call(fd_.Get(), KVM_CHECK_EXTENSION,
+                               static_cast<unsigned long>(capability), "KVM_CHECK_EXTENSION");
   return value ? *value : 0;
 }
 
@@ -36,7 +36,8 @@ Result<VmFd> Kvm::CreateVm() const {
   for (;;) {
     auto fd = kvm_ioctl::Call(fd_.Get(), KVM_CREATE_VM, 0UL, "KVM_CREATE_VM");
     if (fd) return VmFd(UniqueFd(*fd));
-    // A signal during the registration of the mmu notifier ends the call with EINTR; nothing was made.
+    // A signal during the registration of the mmu notifier ends the call with EINTR; nothing was
+    // made.
     if (fd.error().error_number != EINTR) return std::unexpected(std::move(fd).error());
   }
 }

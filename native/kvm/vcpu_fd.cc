@@ -11,7 +11,8 @@ namespace vmfork {
 
 namespace {
 template <typename Argument>
-Result<void> CallVoid(const UniqueFd& fd, unsigned long request, Argument argument, const char* name) {
+Result<void> CallVoid(const UniqueFd& fd, unsigned long request, Argument argument,
+                      const char* name) {
   auto result = kvm_ioctl::Call(fd.Get(), request, argument, name);
   if (!result) return std::unexpected(std::move(result).error());
   return {};
@@ -37,10 +38,16 @@ int VcpuFd::Enter() const { return ::ioctl(fd_.Get(), KVM_RUN, 0) == 0 ? 0 : err
 // SAFETY: the mapping is made by KVM for exactly this structure and is page-aligned.
 kvm_run& VcpuFd::Run() const { return *reinterpret_cast<kvm_run*>(run_.Data()); }
 
-Result<void> VcpuFd::Get(kvm_regs& v) const { return CallVoid(fd_, KVM_GET_REGS, &v, "KVM_GET_REGS"); }
-Result<void> VcpuFd::Get(kvm_sregs& v) const { return CallVoid(fd_, KVM_GET_SREGS, &v, "KVM_GET_SREGS"); }
+Result<void> VcpuFd::Get(kvm_regs& v) const {
+  return CallVoid(fd_, KVM_GET_REGS, &v, "KVM_GET_REGS");
+}
+Result<void> VcpuFd::Get(kvm_sregs& v) const {
+  return CallVoid(fd_, KVM_GET_SREGS, &v, "KVM_GET_SREGS");
+}
 Result<void> VcpuFd::Get(kvm_fpu& v) const { return CallVoid(fd_, KVM_GET_FPU, &v, "KVM_GET_FPU"); }
-Result<void> VcpuFd::Get(kvm_xcrs& v) const { return CallVoid(fd_, KVM_GET_XCRS, &v, "KVM_GET_XCRS"); }
+Result<void> VcpuFd::Get(kvm_xcrs& v) const {
+  return CallVoid(fd_, KVM_GET_XCRS, &v, "KVM_GET_XCRS");
+}
 Result<void> VcpuFd::Get(kvm_debugregs& v) const {
   return CallVoid(fd_, KVM_GET_DEBUGREGS, &v, "KVM_GET_DEBUGREGS");
 }
@@ -53,12 +60,18 @@ Result<void> VcpuFd::Get(kvm_mp_state& v) const {
 Result<void> VcpuFd::Get(kvm_lapic_state& v) const {
   return CallVoid(fd_, KVM_GET_LAPIC, &v, "KVM_GET_LAPIC");
 }
-Result<void> VcpuFd::Set(const kvm_regs& v) const { return CallVoid(fd_, KVM_SET_REGS, &v, "KVM_SET_REGS"); }
+Result<void> VcpuFd::Set(const kvm_regs& v) const {
+  return CallVoid(fd_, KVM_SET_REGS, &v, "KVM_SET_REGS");
+}
 Result<void> VcpuFd::Set(const kvm_sregs& v) const {
   return CallVoid(fd_, KVM_SET_SREGS, &v, "KVM_SET_SREGS");
 }
-Result<void> VcpuFd::Set(const kvm_fpu& v) const { return CallVoid(fd_, KVM_SET_FPU, &v, "KVM_SET_FPU"); }
-Result<void> VcpuFd::Set(const kvm_xcrs& v) const { return CallVoid(fd_, KVM_SET_XCRS, &v, "KVM_SET_XCRS"); }
+Result<void> VcpuFd::Set(const kvm_fpu& v) const {
+  return CallVoid(fd_, KVM_SET_FPU, &v, "KVM_SET_FPU");
+}
+Result<void> VcpuFd::Set(const kvm_xcrs& v) const {
+  return CallVoid(fd_, KVM_SET_XCRS, &v, "KVM_SET_XCRS");
+}
 Result<void> VcpuFd::Set(const kvm_debugregs& v) const {
   return CallVoid(fd_, KVM_SET_DEBUGREGS, &v, "KVM_SET_DEBUGREGS");
 }
@@ -112,13 +125,16 @@ Result<void> VcpuFd::SetTscKhz(uint32_t khz) const {
   return CallVoid(fd_, KVM_SET_TSC_KHZ, static_cast<unsigned long>(khz), "KVM_SET_TSC_KHZ");
 }
 
-Result<void> VcpuFd::NotifyPaused() const { return CallVoid(fd_, KVM_KVMCLOCK_CTRL, 0, "KVM_KVMCLOCK_CTRL"); }
+Result<void> VcpuFd::NotifyPaused() const {
+  return CallVoid(fd_, KVM_KVMCLOCK_CTRL, 0, "KVM_KVMCLOCK_CTRL");
+}
 
 Result<uint64_t> VcpuFd::Translate(uint64_t linear_address) const {
   kvm_translation translation{};
   translation.linear_address = linear_address;
   VMFORK_CHECK(CallVoid(fd_, KVM_TRANSLATE, &translation, "KVM_TRANSLATE"));
-  if (translation.valid == 0) return Fail(ErrorCode::kGone, "KVM_TRANSLATE", "address is not mapped");
+  if (translation.valid == 0)
+    return Fail(ErrorCode::kGone, "KVM_TRANSLATE", "address is not mapped");
   return translation.physical_address;
 }
 

@@ -1,5 +1,5 @@
-// VcpuFd: one virtual processor and its kvm_run page. One method = one ioctl. Get and Set calls wait in the kernel while the vCPU
-// runs, so callers park it first.
+// VcpuFd: one virtual processor and its kvm_run page. One method = one ioctl. Get and Set calls
+// wait in the kernel while the vCPU runs, so callers park it first.
 #pragma once
 
 #include <linux/kvm.h>
@@ -40,19 +40,23 @@ class VcpuFd {
   Result<void> Set(const kvm_mp_state& value) const;
   Result<void> Set(const kvm_lapic_state& value) const;
 
-  // KVM_GET_XSAVE / KVM_GET_XSAVE2: `state` is at least 4096 bytes; the size is KVM_CAP_XSAVE2's where there is one.
+  // KVM_GET_XSAVE / KVM_GET_XSAVE2: `state` is at least 4096 bytes; the size is KVM_CAP_XSAVE2's
+  // where there is one.
   Result<void> GetXsave(std::span<std::byte> state) const;
   Result<void> SetXsave(std::span<const std::byte> state) const;
 
-  // KVM_GET_MSRS / KVM_SET_MSRS: how many were processed; the call stops at the first that is refused.
+  // KVM_GET_MSRS / KVM_SET_MSRS: how many were processed; the call stops at the first that is
+  // refused.
   Result<size_t> GetMsrs(std::span<kvm_msr_entry> entries) const;
   Result<size_t> SetMsrs(std::span<const kvm_msr_entry> entries) const;
 
   Result<void> SetCpuid(std::span<const kvm_cpuid_entry2> entries) const;  // KVM_SET_CPUID2
   Result<uint32_t> GetTscKhz() const;                                      // KVM_GET_TSC_KHZ
   Result<void> SetTscKhz(uint32_t khz) const;                              // KVM_SET_TSC_KHZ
-  Result<void> NotifyPaused() const;  // KVM_KVMCLOCK_CTRL: no soft-lockup report for the time it was stopped
-  Result<uint64_t> Translate(uint64_t linear_address) const;  // KVM_TRANSLATE: guest-physical address
+  Result<void> NotifyPaused()
+      const;  // KVM_KVMCLOCK_CTRL: no soft-lockup report for the time it was stopped
+  Result<uint64_t> Translate(
+      uint64_t linear_address) const;  // KVM_TRANSLATE: guest-physical address
 
  private:
   VcpuFd(UniqueFd fd, Mapping run) : fd_(std::move(fd)), run_(std::move(run)) {}

@@ -18,8 +18,8 @@ Result<void> VmFd::SetMemory(uint32_t slot, Gpa gpa, uint64_t size, const void* 
   region.guest_phys_addr = gpa.value;
   region.memory_size = size;
   region.userspace_addr = reinterpret_cast<uint64_t>(host);
-  return Discard(
-      kvm_ioctl::Call(fd_.Get(), KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION"));
+  return Discard(kvm_ioctl::Call(fd_.Get(), KVM_SET_USER_MEMORY_REGION, &region,
+                                 "KVM_SET_USER_MEMORY_REGION"));
 }
 
 Result<void> VmFd::SetTssAddress(Gpa gpa) const {
@@ -27,8 +27,8 @@ Result<void> VmFd::SetTssAddress(Gpa gpa) const {
 }
 
 Result<void> VmFd::SetIdentityMapAddress(Gpa gpa) const {
-  return Discard(
-      kvm_ioctl::Call(fd_.Get(), KVM_SET_IDENTITY_MAP_ADDR, &gpa.value, "KVM_SET_IDENTITY_MAP_ADDR"));
+  return Discard(kvm_ioctl::Call(fd_.Get(), KVM_SET_IDENTITY_MAP_ADDR, &gpa.value,
+                                 "KVM_SET_IDENTITY_MAP_ADDR"));
 }
 
 Result<void> VmFd::CreateIrqchip() const {

@@ -17,11 +17,13 @@ namespace vmfork {
 
 namespace {
 
-// Every extent costs each clone a mapping (2–9 µs and a VMA): a clean gap this small is cheaper to copy than to map around.
+// Every extent costs each clone a mapping (2–9 µs and a VMA): a clean gap this small is cheaper to
+// copy than to map around.
 constexpr uint64_t kCoalesceGapBytes = 64 * kPageSize;
 
 bool IsZero(std::span<const std::byte> page) {
-  return page.front() == std::byte{0} && std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
+  return page.front() == std::byte{0} &&
+         std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
 }
 
 }  // namespace
@@ -31,9 +33,11 @@ Result<void> WriteSparse(int fd, std::span<const std::byte> bytes, uint64_t offs
   while (position < bytes.size()) {
     uint64_t end = position;
     while (end < bytes.size() && !IsZero(bytes.subspan(end, kPageSize))) end += kPageSize;
-    if (end > position) VMFORK_CHECK(WriteFully(fd, bytes.subspan(position, end - position), offset + position));
+    if (end > position)
+      VMFORK_CHECK(WriteFully(fd, bytes.subspan(position, end - position), offset + position));
     position = end;
-    while (position < bytes.size() && IsZero(bytes.subspan(position, kPageSize))) position += kPageSize;
+    while (position < bytes.size() && IsZero(bytes.subspan(position, kPageSize)))
+      position += kPageSize;
   }
   return {};
 }
@@ -43,7 +47,8 @@ namespace {
 std::vector<PageRun> Coalesce(const std::vector<PageRun>& runs) {
   std::vector<PageRun> merged;
   for (const PageRun& run : runs) {
-    if (!merged.empty() && run.start - (merged.back().start + merged.back().size) <= kCoalesceGapBytes) {
+    if (!merged.empty() &&
+        run.start - (merged.back().start + merged.back().size) <= kCoalesceGapBytes) {
       merged.back().size = run.start + run.size - merged.back().start;
     } else {
       merged.push_back(run);
@@ -55,7 +60,8 @@ std::vector<PageRun> Coalesce(const std::vector<PageRun>& runs) {
 Result<UniqueFd> NewLayer(uint64_t size) {
   UniqueFd fd(::memfd_create("vmfork-layer", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd.IsValid()) return FailErrno("memfd_create");
-  if (::ftruncate(fd.Get(), static_cast<off_t>(size)) != 0) return FailErrno("ftruncate", "image layer");
+  if (::ftruncate(fd.Get(), static_cast<off_t>(size)) != 0)
+    return FailErrno("ftruncate", "image layer");
   return fd;
 }
 
@@ -73,7 +79,8 @@ Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view) {
   VMFORK_TRY(owned, FindOwnedPages(memory));
   const Image& parent = *view.GetImage();
 
-  // Over nothing, the layer is the image: one file laid out like RAM, one extent, one mapping per clone.
+  // Over nothing, the layer is the image: one file laid out like RAM, one extent, one mapping per
+  // clone.
   if (parent.Extents().empty()) {
     VMFORK_TRY(layer, NewLayer(view.Size()));
     for (const PageRun& run : owned) {

@@ -11,11 +11,13 @@
 
 namespace vmfork {
 
-// The image that equals what `view` shows now. Only pages the VM owns are copied, into a new memfd that is then sealed; pages that
-// are all zero become holes. Nobody may write the view meanwhile. The view itself is left as it is.
+// The image that equals what `view` shows now. Only pages the VM owns are copied, into a new memfd
+// that is then sealed; pages that are all zero become holes. Nobody may write the view meanwhile.
+// The view itself is left as it is.
 Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view);
 
-// Writes the pages of `bytes` that are not zero to `fd`, which reads as zero where nothing was written. Error: kSystem.
+// Writes the pages of `bytes` that are not zero to `fd`, which reads as zero where nothing was
+// written. Error: kSystem.
 Result<void> WriteSparse(int fd, std::span<const std::byte> bytes, uint64_t offset);
 
 }  // namespace vmfork

@@ -1,4 +1,5 @@
-// Gpa: a guest-physical address. A type of its own, so that it is never mistaken for a host pointer, an offset or a size.
+// Gpa: a guest-physical address. A type of its own, so that it is never mistaken for a host
+// pointer, an offset or a size.
 #pragma once
 
 #include <compare>

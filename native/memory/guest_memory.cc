@@ -36,15 +36,18 @@ bool GuestMemory::Write(Gpa gpa, std::span<const std::byte> from) const {
 std::optional<uint16_t> GuestMemory::Load16(Gpa gpa) const {
   auto slice = Slice(gpa, sizeof(uint16_t));
   if (!slice || gpa.value % sizeof(uint16_t) != 0) return std::nullopt;
-  // SAFETY: in RAM and aligned, as just checked; std::atomic_ref makes the racing access with the guest defined.
-  return std::atomic_ref(*reinterpret_cast<uint16_t*>(slice->data())).load(std::memory_order_acquire);
+  // SAFETY: in RAM and aligned, as just checked; std::atomic_ref makes the racing access with the
+  // guest defined.
+  return std::atomic_ref(*reinterpret_cast<uint16_t*>(slice->data()))
+      .load(std::memory_order_acquire);
 }
 
 bool GuestMemory::Store16(Gpa gpa, uint16_t value) const {
   auto slice = Slice(gpa, sizeof(uint16_t));
   if (!slice || gpa.value % sizeof(uint16_t) != 0) return false;
   // SAFETY: as in Load16.
-  std::atomic_ref(*reinterpret_cast<uint16_t*>(slice->data())).store(value, std::memory_order_release);
+  std::atomic_ref(*reinterpret_cast<uint16_t*>(slice->data()))
+      .store(value, std::memory_order_release);
   return true;
 }
 

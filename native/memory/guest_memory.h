@@ -1,7 +1,9 @@
-// GuestMemory: bounds-checked access to a VM's RAM. All that devices do with guest memory goes through here.
+// GuestMemory: bounds-checked access to a VM's RAM. All that devices do with guest memory goes
+// through here.
 //
-// The guest runs while we read and write, so every access is a copy (never a reference that could change under a check), except
-// Slice(), whose users must treat the bytes as volatile: hand them to the kernel (iovec) or copy them once.
+// The guest runs while we read and write, so every access is a copy (never a reference that could
+// change under a check), except Slice(), whose users must treat the bytes as volatile: hand them to
+// the kernel (iovec) or copy them once.
 #pragma once
 
 #include <cstddef>
@@ -32,8 +34,8 @@ class GuestMemory {
   bool Read(Gpa gpa, std::span<std::byte> to) const;
   bool Write(Gpa gpa, std::span<const std::byte> from) const;
 
-  // Naturally aligned 16/32/64-bit values, little-endian, with the memory order that queue indices need
-  // (acquire on load, release on store). Empty/false when out of RAM or misaligned.
+  // Naturally aligned 16/32/64-bit values, little-endian, with the memory order that queue indices
+  // need (acquire on load, release on store). Empty/false when out of RAM or misaligned.
   std::optional<uint16_t> Load16(Gpa gpa) const;
   bool Store16(Gpa gpa, uint16_t value) const;
 

@@ -38,18 +38,21 @@ std::shared_ptr<const Image> Image::Zero(uint64_t size) {
 Result<std::shared_ptr<const Image>> Image::Make(uint64_t size, std::vector<Extent> extents) {
   uint64_t end = 0;
   for (const Extent& extent : extents) {
-    const bool aligned =
-        extent.start % kPageSize == 0 && extent.size % kPageSize == 0 && extent.file_offset % kPageSize == 0;
-    const bool fits = extent.start >= end && extent.start <= size && extent.size <= size - extent.start;
+    const bool aligned = extent.start % kPageSize == 0 && extent.size % kPageSize == 0 &&
+                         extent.file_offset % kPageSize == 0;
+    const bool fits =
+        extent.start >= end && extent.start <= size && extent.size <= size - extent.start;
     if (!aligned || !fits || extent.size == 0) {
-      return Fail(ErrorCode::kSnapshotInvalid, "image", "bad extent at " + std::to_string(extent.start));
+      return Fail(ErrorCode::kSnapshotInvalid, "image",
+                  "bad extent at " + std::to_string(extent.start));
     }
     end = extent.start + extent.size;
   }
   return std::shared_ptr<const Image>(new Image(size, std::move(extents)));
 }
 
-Result<std::shared_ptr<const Image>> Image::Overlay(const Image& parent, std::vector<Extent> layer) {
+Result<std::shared_ptr<const Image>> Image::Overlay(const Image& parent,
+                                                    std::vector<Extent> layer) {
   std::vector<Extent> merged;
   size_t below = 0;  // the parent's extents that may still reach past `position`
   uint64_t position = 0;

@@ -1,7 +1,8 @@
 // Image: immutable guest memory, as a sorted list of extents over sealed memfds or read-only files.
 //
-// Positions are RAM offsets: 0 … Size(), without the hole that guest-physical space has below 4 GiB. What no extent covers is zero.
-// Images are only made here; a VM's RAM is always a private view (private_view.h) of one.
+// Positions are RAM offsets: 0 … Size(), without the hole that guest-physical space has below 4
+// GiB. What no extent covers is zero. Images are only made here; a VM's RAM is always a private
+// view (private_view.h) of one.
 #pragma once
 
 #include <cstdint>
@@ -26,10 +27,12 @@ class Image {
  public:
   // All zero: what a VM boots over.
   static std::shared_ptr<const Image> Zero(uint64_t size);
-  // Checks that extents are sorted, aligned, inside `size` and do not overlap. Error: kSnapshotInvalid.
+  // Checks that extents are sorted, aligned, inside `size` and do not overlap. Error:
+  // kSnapshotInvalid.
   static Result<std::shared_ptr<const Image>> Make(uint64_t size, std::vector<Extent> extents);
   // `parent` with the extents of a newer layer over it.
-  static Result<std::shared_ptr<const Image>> Overlay(const Image& parent, std::vector<Extent> layer);
+  static Result<std::shared_ptr<const Image>> Overlay(const Image& parent,
+                                                      std::vector<Extent> layer);
 
   uint64_t Size() const { return size_; }
   std::span<const Extent> Extents() const { return extents_; }

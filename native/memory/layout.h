@@ -1,4 +1,5 @@
-// The guest-physical map: where RAM, devices and interrupts are. Fixed, so that snapshots agree on it.
+// The guest-physical map: where RAM, devices and interrupts are. Fixed, so that snapshots agree on
+// it.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@ inline constexpr uint64_t kMaxRamBytes = 64ULL << 30;
 
 inline constexpr Gpa kMmioBase{0xd000'0000};
 inline constexpr uint64_t kMmioStride = 0x1000;
-// Intel only: pages KVM needs for real mode; anywhere in the hole (Documentation/virt/kvm/api.rst, KVM_SET_TSS_ADDR).
+// Intel only: pages KVM needs for real mode; anywhere in the hole (Documentation/virt/kvm/api.rst,
+// KVM_SET_TSS_ADDR).
 inline constexpr Gpa kIdentityMapPage{0xfffb'c000};
 inline constexpr Gpa kTssPages{0xfffb'd000};
 

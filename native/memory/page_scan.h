@@ -21,7 +21,8 @@ struct PageCounts {
   uint64_t owned_bytes = 0;   // present or swapped, private to this mapping
 };
 
-// `range` is page-aligned memory of this process. Uses PAGEMAP_SCAN (Linux 6.7), else /proc/self/pagemap.
+// `range` is page-aligned memory of this process. Uses PAGEMAP_SCAN (Linux 6.7), else
+// /proc/self/pagemap.
 Result<std::vector<PageRun>> FindOwnedPages(std::span<const std::byte> range);
 Result<PageCounts> CountPages(std::span<const std::byte> range);
 

@@ -12,9 +12,10 @@ namespace {
 Result<void> MapOver(std::byte* address, uint64_t size, int fd, uint64_t file_offset) {
   int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
   if (fd < 0) flags |= MAP_ANONYMOUS;
-  if (::mmap(address, size, PROT_READ | PROT_WRITE, flags, fd, static_cast<off_t>(file_offset)) == MAP_FAILED) {
-    // mmap(2): ENOMEM is also what the limit on the number of mappings gives; with overcommitted memory it is all but always that.
-    if (errno == ENOMEM) return Fail(ErrorCode::kTooManyMaps, "mmap", std::to_string(size) + " bytes", ENOMEM);
+  if (::mmap(address, size, PROT_READ | PROT_WRITE, flags, fd, static_cast<off_t>(file_offset)) ==
+      MAP_FAILED) {
+    if (errno == ENOMEM)
+      return Fail(ErrorCode::kTooManyMaps, "mmap", std::to_string(size) + " bytes", ENOMEM);
     return FailErrno("mmap", std::to_string(size) + " bytes of guest memory");
   }
   return {};
@@ -23,20 +24,24 @@ Result<void> MapOver(std::byte* address, uint64_t size, int fd, uint64_t file_of
 Result<void> MapImage(std::byte* base, const Image& image) {
   uint64_t position = 0;
   for (const Extent& extent : image.Extents()) {
-    if (extent.start > position) VMFORK_CHECK(MapOver(base + position, extent.start - position, -1, 0));
+    if (extent.start > position)
+      VMFORK_CHECK(MapOver(base + position, extent.start - position, -1, 0));
     VMFORK_CHECK(MapOver(base + extent.start, extent.size, extent.file->Get(), extent.file_offset));
     position = extent.start + extent.size;
   }
-  if (position < image.Size()) VMFORK_CHECK(MapOver(base + position, image.Size() - position, -1, 0));
-  // Node's child_process.spawn() fork()s: without this the page tables of every VM would be copied each time, and a child that
-  // lives on would hold our guests' memory.
-  if (::madvise(base, image.Size(), MADV_DONTFORK) != 0) return FailErrno("madvise", "MADV_DONTFORK");
+  if (position < image.Size())
+    VMFORK_CHECK(MapOver(base + position, image.Size() - position, -1, 0));
+  // Node's child_process.spawn() fork()s: without this the page tables of every VM would be copied
+  // each time, and a child that lives on would hold our guests' memory.
+  if (::madvise(base, image.Size(), MADV_DONTFORK) != 0)
+    return FailErrno("madvise", "MADV_DONTFORK");
   return {};
 }
 }  // namespace
 
 Result<PrivateView> PrivateView::Map(std::shared_ptr<const Image> image) {
-  VMFORK_TRY(mapping, Mapping::Map(image->Size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  VMFORK_TRY(mapping, Mapping::Map(image->Size(), PROT_NONE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   VMFORK_CHECK(MapImage(mapping.Data(), *image));
   return PrivateView(std::move(mapping), std::move(image));
 }

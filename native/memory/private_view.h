@@ -1,4 +1,5 @@
-// PrivateView: a VM's RAM, a copy-on-write mapping of one image. The only thing that maps guest memory.
+// PrivateView: a VM's RAM, a copy-on-write mapping of one image. The only thing that maps guest
+// memory.
 #pragma once
 
 #include <memory>
@@ -12,10 +13,12 @@ namespace vmfork {
 class PrivateView {
  public:
   PrivateView() = default;
-  // One mapping per extent, MAP_PRIVATE; what no extent covers is anonymous memory. Kept out of children of fork().
+  // One mapping per extent, MAP_PRIVATE; what no extent covers is anonymous memory. Kept out of
+  // children of fork().
   static Result<PrivateView> Map(std::shared_ptr<const Image> image);
 
-  // Lets go of all private pages and shows `image`, of the same size, at the same address. The VM must be paused.
+  // Lets go of all private pages and shows `image`, of the same size, at the same address. The VM
+  // must be paused.
   Result<void> Remap(std::shared_ptr<const Image> image);
 
   std::byte* Data() const { return mapping_.Data(); }

@@ -1,4 +1,5 @@
-// The state blob: magic, version, checksum of all that follows, sections. docs/snapshot-format.md describes it byte by byte.
+// The state blob: magic, version, checksum of all that follows, sections. docs/snapshot-format.md
+// describes it byte by byte.
 #include "snapshot/machine_state.h"
 
 #include <algorithm>
@@ -17,13 +18,24 @@ constexpr char kMagic[8] = {'V', 'M', 'F', 'K', 'S', 'T', 'A', 'T'};
 constexpr size_t kMaxCpuidEntries = 256, kMaxDevices = 32;
 constexpr uint32_t kMaxVcpus = 8, kMaxDisks = 4;
 
-enum class Tag : uint32_t { kConfig = 1, kHost = 2, kCpuid = 3, kVcpu = 4, kIrqchips = 5, kClock = 6, kDevice = 7, kMetadata = 8 };
+enum class Tag : uint32_t {
+  kConfig = 1,
+  kHost = 2,
+  kCpuid = 3,
+  kVcpu = 4,
+  kIrqchips = 5,
+  kClock = 6,
+  kDevice = 7,
+  kMetadata = 8
+};
 
 std::unexpected<Error> Damaged(std::string detail) {
   return Fail(ErrorCode::kSnapshotInvalid, "decode snapshot", std::move(detail));
 }
 
-void PutText(ByteWriter& out, const std::string& text) { out.PutBlock(std::as_bytes(std::span(text))); }
+void PutText(ByteWriter& out, const std::string& text) {
+  out.PutBlock(std::as_bytes(std::span(text)));
+}
 
 std::string GetText(ByteReader& in) {
   const auto bytes = in.GetBlock();
@@ -59,7 +71,8 @@ Result<void> DecodeDisk(ByteReader& in, MachineConfig& config) {
   VMFORK_TRY(file, File::OpenReadOnly(path, ErrorCode::kSnapshotIncompatible));
   // The guest's page cache holds parts of it: a changed file would be seen half old, half new.
   if (file->Size() != size || file->ModifiedNs() != modified_ns) {
-    return Fail(ErrorCode::kSnapshotIncompatible, "load snapshot", path + " has changed since the snapshot was made");
+    return Fail(ErrorCode::kSnapshotIncompatible, "load snapshot",
+                path + " has changed since the snapshot was made");
   }
   config.disks.push_back({path, std::move(file)});
   return {};
@@ -71,7 +84,8 @@ Result<void> DecodeConfig(ByteReader& in, MachineConfig& config) {
   config.cid = in.Get<uint32_t>();
   const auto disks = in.Get<uint32_t>();
   if (!in.Ok() || config.vcpus == 0 || config.vcpus > kMaxVcpus || disks > kMaxDisks ||
-      config.memory_bytes % kPageSize != 0 || config.memory_bytes == 0 || config.memory_bytes > layout::kMaxRamBytes) {
+      config.memory_bytes % kPageSize != 0 || config.memory_bytes == 0 ||
+      config.memory_bytes > layout::kMaxRamBytes) {
     return Damaged("implausible configuration");
   }
   for (uint32_t i = 0; i < disks; ++i) VMFORK_CHECK(DecodeDisk(in, config));
@@ -106,9 +120,12 @@ Result<void> DecodeDevice(ByteReader& in, MachineState& state) {
 Result<void> DecodeSection(Tag tag, ByteReader& in, DecodedMachineState& decoded) {
   MachineState& state = decoded.state;
   switch (tag) {
-    case Tag::kConfig: return DecodeConfig(in, state.config);
-    case Tag::kHost: return DecodeHost(in, state);
-    case Tag::kCpuid: return DecodeCpuid(in, state);
+    case Tag::kConfig:
+      return DecodeConfig(in, state.config);
+    case Tag::kHost:
+      return DecodeHost(in, state);
+    case Tag::kCpuid:
+      return DecodeCpuid(in, state);
     case Tag::kVcpu: {
       if (state.vcpus.size() >= kMaxVcpus) return Damaged("too many vCPUs");
       VMFORK_TRY(vcpu, DecodeVcpuState(in));
@@ -118,9 +135,14 @@ Result<void> DecodeSection(Tag tag, ByteReader& in, DecodedMachineState& decoded
     case Tag::kIrqchips:
       for (kvm_irqchip& chip : state.irqchips) chip = in.GetStruct<kvm_irqchip>();
       return {};
-    case Tag::kClock: state.clock = in.GetStruct<kvm_clock_data>(); return {};
-    case Tag::kDevice: return DecodeDevice(in, state);
-    case Tag::kMetadata: decoded.metadata = GetText(in); return {};
+    case Tag::kClock:
+      state.clock = in.GetStruct<kvm_clock_data>();
+      return {};
+    case Tag::kDevice:
+      return DecodeDevice(in, state);
+    case Tag::kMetadata:
+      decoded.metadata = GetText(in);
+      return {};
   }
   return Damaged("unknown section " + std::to_string(static_cast<uint32_t>(tag)));
 }
@@ -180,7 +202,8 @@ std::vector<std::byte> EncodeMachineState(const MachineState& state, const std::
 Result<DecodedMachineState> DecodeMachineState(std::span<const std::byte> blob) {
   ByteReader in(blob);
   const auto magic = in.GetBytes(sizeof kMagic);
-  if (!in.Ok() || std::memcmp(magic.data(), kMagic, sizeof kMagic) != 0) return Damaged("not a vmfork state file");
+  if (!in.Ok() || std::memcmp(magic.data(), kMagic, sizeof kMagic) != 0)
+    return Damaged("not a vmfork state file");
   const auto version = in.Get<uint32_t>();
   if (in.Ok() && version != kSnapshotFormatVersion) {
     return Fail(ErrorCode::kSnapshotIncompatible, "load snapshot",
@@ -189,12 +212,13 @@ Result<DecodedMachineState> DecodeMachineState(std::span<const std::byte> blob) 
   }
   const auto checksum = in.Get<uint32_t>();
   if (!in.Ok()) return Damaged("truncated header");
-  if (Crc32c(blob.subspan(blob.size() - in.Remaining())) != checksum) return Damaged("wrong checksum");
+  if (Crc32c(blob.subspan(blob.size() - in.Remaining())) != checksum)
+    return Damaged("wrong checksum");
   DecodedMachineState decoded;
   VMFORK_CHECK(DecodeSections(in, decoded));
   const MachineState& state = decoded.state;
-  if (state.config.memory_bytes == 0 || state.vcpus.size() != state.config.vcpus || state.cpuid.empty() ||
-      state.devices.empty()) {
+  if (state.config.memory_bytes == 0 || state.vcpus.size() != state.config.vcpus ||
+      state.cpuid.empty() || state.devices.empty()) {
     return Damaged("a section is missing");
   }
   return decoded;

@@ -1,4 +1,5 @@
-// MachineState: all of a frozen VM but its memory, and its encoding as one versioned, checksummed blob.
+// MachineState: all of a frozen VM but its memory, and its encoding as one versioned, checksummed
+// blob.
 #pragma once
 
 #include <linux/kvm.h>
@@ -55,7 +56,8 @@ struct DecodedMachineState {
   MachineState state;  // disks are opened and compared with what the snapshot saw
   std::string metadata;
 };
-// Hostile input. Errors: kSnapshotInvalid (damaged), kSnapshotIncompatible (another format version, or a disk that changed).
+// Hostile input. Errors: kSnapshotInvalid (damaged), kSnapshotIncompatible (another format version,
+// or a disk that changed).
 Result<DecodedMachineState> DecodeMachineState(std::span<const std::byte> blob);
 
 }  // namespace vmfork

@@ -88,7 +88,7 @@ TEST(LoopRunsPostedTasksInOrderAndBeforeItEnds) {
 TEST(WorkersRunEverythingSubmitted) {
   std::atomic<int> count = 0;
   {
-    WorkerPool pool(3);
+    WorkerPool pool(3, "test");
     for (int i = 0; i < 200; ++i) pool.Submit([&count] { ++count; });
   }
   EXPECT_EQ(count.load(), 200);

@@ -97,13 +97,16 @@ TEST(ElfWithOverflowingOffsetsIsRefused) {
 TEST(EveryTruncationOfAnElfIsRefused) {
   const std::vector<std::byte> whole = TestElf().Bytes();
   for (size_t size = 0; size < whole.size(); ++size) {
-    EXPECT_TRUE(LoadCode({whole.begin(), whole.begin() + static_cast<ptrdiff_t>(size)}) != ErrorCode::kState);
+    EXPECT_TRUE(LoadCode({whole.begin(), whole.begin() + static_cast<ptrdiff_t>(size)}) !=
+                ErrorCode::kState);
   }
 }
 
 std::vector<std::byte> TestBzImage() {
   std::vector<std::byte> file(5 * 512 + 1000);
-  auto put = [&file](size_t at, auto value) { std::memcpy(file.data() + at, &value, sizeof value); };
+  auto put = [&file](size_t at, auto value) {
+    std::memcpy(file.data() + at, &value, sizeof value);
+  };
   std::memcpy(file.data() + 0x202, "HdrS", 4);
   put(0x1f1, uint8_t{4});
   put(0x201, uint8_t{0x66});
@@ -153,9 +156,12 @@ TEST(BootDataRefusesWhatDoesNotFit) {
   TestMemory guest;
   auto kernel = LoadKernel(guest.memory, TestElf().Bytes());
   const std::vector<std::byte> initrd(64 << 20);
-  auto result = WriteBootData(guest.memory, *kernel, {.cmdline = "", .initrd = initrd, .rng_seed = {}, .vcpus = 1});
+  auto result = WriteBootData(guest.memory, *kernel,
+                              {.cmdline = "", .initrd = initrd, .rng_seed = {}, .vcpus = 1});
   EXPECT_TRUE(result.error().code == ErrorCode::kMemorySize);
-  result = WriteBootData(guest.memory, *kernel, {.cmdline = std::string(5000, 'x'), .initrd = {}, .rng_seed = {}, .vcpus = 1});
+  result =
+      WriteBootData(guest.memory, *kernel,
+                    {.cmdline = std::string(5000, 'x'), .initrd = {}, .rng_seed = {}, .vcpus = 1});
   EXPECT_FALSE(result.has_value());
 }
 

@@ -18,23 +18,30 @@ namespace {
 std::shared_ptr<const UniqueFd> MemoryFile(uint64_t pages, char fill) {
   UniqueFd fd(::memfd_create("test", MFD_CLOEXEC));
   std::string content(pages * kPageSize, fill);
-  EXPECT_EQ(::pwrite(fd.Get(), content.data(), content.size(), 0), static_cast<ssize_t>(content.size()));
+  EXPECT_EQ(::pwrite(fd.Get(), content.data(), content.size(), 0),
+            static_cast<ssize_t>(content.size()));
   return std::make_shared<const UniqueFd>(std::move(fd));
 }
 
-char At(const PrivateView& view, uint64_t page) { return static_cast<char>(view.Data()[page * kPageSize]); }
+char At(const PrivateView& view, uint64_t page) {
+  return static_cast<char>(view.Data()[page * kPageSize]);
+}
 void Put(const PrivateView& view, uint64_t page, char value) {
   view.Data()[page * kPageSize] = static_cast<std::byte>(value);
 }
 
 TEST(ImageRefusesExtentsOutOfOrder) {
   auto file = MemoryFile(4, 'a');
-  EXPECT_FALSE(Image::Make(4 * kPageSize, {{kPageSize, kPageSize, file, 0}, {0, kPageSize, file, 0}}).has_value());
+  EXPECT_FALSE(
+      Image::Make(4 * kPageSize, {{kPageSize, kPageSize, file, 0}, {0, kPageSize, file, 0}})
+          .has_value());
 }
 
 TEST(ImageRefusesOverlapMisalignmentAndExcess) {
   auto file = MemoryFile(4, 'a');
-  EXPECT_FALSE(Image::Make(4 * kPageSize, {{0, 2 * kPageSize, file, 0}, {kPageSize, kPageSize, file, 0}}).has_value());
+  EXPECT_FALSE(
+      Image::Make(4 * kPageSize, {{0, 2 * kPageSize, file, 0}, {kPageSize, kPageSize, file, 0}})
+          .has_value());
   EXPECT_FALSE(Image::Make(4 * kPageSize, {{1, kPageSize, file, 0}}).has_value());
   EXPECT_FALSE(Image::Make(4 * kPageSize, {{3 * kPageSize, 2 * kPageSize, file, 0}}).has_value());
   EXPECT_FALSE(Image::Make(4 * kPageSize, {{kPageSize, UINT64_MAX - 4095, file, 0}}).has_value());
@@ -43,7 +50,8 @@ TEST(ImageRefusesOverlapMisalignmentAndExcess) {
 TEST(OverlaySplitsTheParent) {
   auto below = MemoryFile(8, 'b'), above = MemoryFile(2, 'a');
   auto parent = Image::Make(8 * kPageSize, {{0, 8 * kPageSize, below, 0}});
-  auto image = Image::Overlay(**parent, {{2 * kPageSize, kPageSize, above, 0}, {5 * kPageSize, kPageSize, above, kPageSize}});
+  auto image = Image::Overlay(**parent, {{2 * kPageSize, kPageSize, above, 0},
+                                         {5 * kPageSize, kPageSize, above, kPageSize}});
   EXPECT_TRUE(image.has_value());
   EXPECT_EQ((*image)->Extents().size(), 5u);
   auto view = PrivateView::Map(*image);
@@ -55,14 +63,17 @@ TEST(OverlaySplitsTheParent) {
 TEST(OverlayJoinsNeighboursOfOneLayer) {
   auto below = MemoryFile(4, 'b'), above = MemoryFile(2, 'a');
   auto parent = Image::Make(4 * kPageSize, {{0, 4 * kPageSize, below, 0}});
-  auto image = Image::Overlay(**parent, {{0, kPageSize, above, 0}, {kPageSize, kPageSize, above, kPageSize}});
+  auto image = Image::Overlay(**parent,
+                              {{0, kPageSize, above, 0}, {kPageSize, kPageSize, above, kPageSize}});
   EXPECT_EQ((*image)->Extents().size(), 2u);
 }
 
 TEST(OverlayOfRandomLayersEqualsPageByPageModel) {
   constexpr uint64_t kPages = 64;
   unsigned random = 12345;
-  auto next = [&random](unsigned bound) { return (random = random * 1103515245 + 12345) / 65536 % bound; };
+  auto next = [&random](unsigned bound) {
+    return (random = random * 1103515245 + 12345) / 65536 % bound;
+  };
   std::string model(kPages, '\0');
   std::shared_ptr<const Image> image = Image::Zero(kPages * kPageSize);
   for (char letter = 'a'; letter <= 'z'; ++letter) {
@@ -97,7 +108,8 @@ TEST(WritesStayInTheirView) {
 TEST(PagesAreCountedExactly) {
   auto image = Image::Make(16 * kPageSize, {{0, 8 * kPageSize, MemoryFile(8, 'x'), 0}});
   auto view = PrivateView::Map(*image);
-  ::madvise(view->Data(), view->Size(), MADV_RANDOM);  // no fault-around: only what is touched is present
+  ::madvise(view->Data(), view->Size(),
+            MADV_RANDOM);  // no fault-around: only what is touched is present
   volatile char sink = At(*view, 3);
   Put(*view, 5, 'w');
   Put(*view, 6, 'w');

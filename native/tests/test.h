@@ -1,6 +1,7 @@
 // A test runner in one header: TEST(Name) { EXPECT_EQ(actual, wanted); }, then TEST_MAIN().
 // No test framework is packaged for every machine we build on, and the core is built without
-// exceptions, so a failed expectation is recorded and the test goes on. Prints `N passed, N failed`.
+// exceptions, so a failed expectation is recorded and the test goes on. Prints `N passed, N
+// failed`.
 #ifndef VMFORK_TESTS_TEST_H_
 #define VMFORK_TESTS_TEST_H_
 
@@ -79,18 +80,18 @@ inline int RunAll(int argc, char** argv) {
 
 }  // namespace vmfork::testing
 
-#define TEST(name)                                                                       \
-  static void Test##name();                                                              \
-  static const ::vmfork::testing::Registrar kRegistrar##name(#name, &Test##name);        \
+#define TEST(name)                                                                \
+  static void Test##name();                                                       \
+  static const ::vmfork::testing::Registrar kRegistrar##name(#name, &Test##name); \
   static void Test##name()
 
 // Operands are evaluated once; a comparison of different integer types is the caller's to avoid.
-#define VMFORK_COMPARE_(a, op, b)                                                                 \
-  do {                                                                                            \
-    const auto& vmfork_a = (a);                                                                   \
-    const auto& vmfork_b = (b);                                                                   \
-    ::vmfork::testing::Compare(vmfork_a op vmfork_b, vmfork_a, vmfork_b, #a " " #op " " #b,       \
-                               __FILE__, __LINE__);                                               \
+#define VMFORK_COMPARE_(a, op, b)                                                           \
+  do {                                                                                      \
+    const auto& vmfork_a = (a);                                                             \
+    const auto& vmfork_b = (b);                                                             \
+    ::vmfork::testing::Compare(vmfork_a op vmfork_b, vmfork_a, vmfork_b, #a " " #op " " #b, \
+                               __FILE__, __LINE__);                                         \
   } while (false)
 
 #define EXPECT_EQ(a, b) VMFORK_COMPARE_(a, ==, b)
@@ -100,20 +101,20 @@ inline int RunAll(int argc, char** argv) {
 #define EXPECT_GT(a, b) VMFORK_COMPARE_(a, >, b)
 #define EXPECT_GE(a, b) VMFORK_COMPARE_(a, >=, b)
 
-#define EXPECT_TRUE(condition)                                                      \
-  do {                                                                              \
+#define EXPECT_TRUE(condition)                                                              \
+  do {                                                                                      \
     if (!(condition)) ::vmfork::testing::Fail(__FILE__, __LINE__, "not true: " #condition); \
   } while (false)
 
 #define EXPECT_FALSE(condition) EXPECT_TRUE(!(condition))
 
 // Ends the test when what follows would make no sense, e.g. after a failed open.
-#define ASSERT_TRUE(condition)                                                \
-  do {                                                                        \
-    if (!(condition)) {                                                       \
-      ::vmfork::testing::Fail(__FILE__, __LINE__, "not true: " #condition);   \
-      return;                                                                 \
-    }                                                                         \
+#define ASSERT_TRUE(condition)                                              \
+  do {                                                                      \
+    if (!(condition)) {                                                     \
+      ::vmfork::testing::Fail(__FILE__, __LINE__, "not true: " #condition); \
+      return;                                                               \
+    }                                                                       \
   } while (false)
 
 #define TEST_MAIN() \

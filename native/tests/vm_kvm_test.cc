@@ -1,5 +1,6 @@
-// Whole machines on /dev/kvm with guests of a few bytes of machine code: boot, ends of every kind, pause, fork, teardown.
-// Small enough to run under the sanitizers. Without /dev/kvm it says so and fails: scripts/test.mjs decides whether to run it.
+// Whole machines on /dev/kvm with guests of a few bytes of machine code: boot, ends of every kind,
+// pause, fork, teardown. Small enough to run under the sanitizers. Without /dev/kvm it says so and
+// fails: scripts/test.mjs decides whether to run it.
 #include <elf.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -24,12 +25,12 @@ Code Print(const char* text) {
   for (; *text != '\0'; ++text) code.insert(code.end(), {0xb0, static_cast<uint8_t>(*text), 0xee});
   return code;
 }
-const Code kSpin = {0xeb, 0xfe};             // jmp .
-const Code kHalt = {0xf4, 0xeb, 0xfd};       // hlt; jmp to it: interrupts are off, so it sleeps for good
-const Code kUndefined = {0x0f, 0x0b};        // ud2 without an IDT: triple fault
+const Code kSpin = {0xeb, 0xfe};        // jmp .
+const Code kHalt = {0xf4, 0xeb, 0xfd};  // hlt; jmp to it: interrupts are off, so it sleeps for good
+const Code kUndefined = {0x0f, 0x0b};   // ud2 without an IDT: triple fault
 const Code kReset = {0xb0, 0xfe, 0xe6, 0x64};  // mov $0xfe,%al; out %al,$0x64
-// Counts at 0x1800000 and prints '0' + count % 8 for ever: mov $0x3f8,%dx; L: incl 0x1800000; mov 0x1800000,%al; and $7,%al;
-// add $'0',%al; out %al,(%dx); jmp L
+// Counts at 0x1800000 and prints '0' + count % 8 for ever: mov $0x3f8,%dx; L: incl 0x1800000; mov
+// 0x1800000,%al; and $7,%al; add $'0',%al; out %al,(%dx); jmp L
 const Code kCount = {0x66, 0xba, 0xf8, 0x03, 0xff, 0x04, 0x25, 0x00, 0x00, 0x80, 0x01, 0x8a, 0x04,
                      0x25, 0x00, 0x00, 0x80, 0x01, 0x24, 0x07, 0x04, 0x30, 0xee, 0xeb, 0xeb};
 
@@ -93,7 +94,8 @@ std::shared_ptr<Engine> TestEngine() {
 }
 
 Result<std::shared_ptr<Vm>> Boot(const std::shared_ptr<Engine>& engine, const Code& code,
-                                 std::shared_ptr<Observer> observer = std::make_shared<Observer>(), uint32_t vcpus = 1) {
+                                 std::shared_ptr<Observer> observer = std::make_shared<Observer>(),
+                                 uint32_t vcpus = 1) {
   const KernelFile kernel(code);
   BootOptions options;
   options.kernel_path = kernel.Path();
@@ -128,7 +130,8 @@ TEST(GuestPrintsToTheConsole) {
 TEST(TripleFaultEndsTheVmAsACrash) { EXPECT_TRUE(EndOf(kUndefined) == ErrorCode::kGuestCrash); }
 TEST(ResetLineEndsTheVmAsAReset) { EXPECT_TRUE(EndOf(kReset + kSpin) == ErrorCode::kGuestReset); }
 TEST(PanicTextMakesAResetAPanic) {
-  EXPECT_TRUE(EndOf(Print("Kernel panic - not syncing: no init\n") + kReset + kSpin) == ErrorCode::kGuestPanic);
+  EXPECT_TRUE(EndOf(Print("Kernel panic - not syncing: no init\n") + kReset + kSpin) ==
+              ErrorCode::kGuestPanic);
 }
 
 TEST(DestroyEndsASpinningGuestAndMayBeRepeated) {
@@ -151,7 +154,8 @@ TEST(PausedGuestStandsStill) {
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   EXPECT_TRUE((*vm)->ConsoleTail() == before);
   EXPECT_TRUE((*vm)->Resume().has_value());
-  for (int i = 0; i < 2000 && (*vm)->ConsoleTail() == before; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  for (int i = 0; i < 2000 && (*vm)->ConsoleTail() == before; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   EXPECT_FALSE((*vm)->ConsoleTail() == before);
 }
 
@@ -202,7 +206,8 @@ TEST(SavedSnapshotLoadsAndRuns) {
 TEST(ImpossibleMemorySizesAreRefused) {
   BootOptions options;
   options.kernel_path = "/dev/null";
-  for (uint64_t bytes : {uint64_t{0}, uint64_t{1} << 20, uint64_t{1} << 40, (uint64_t{64} << 20) + 1}) {
+  for (uint64_t bytes :
+       {uint64_t{0}, uint64_t{1} << 20, uint64_t{1} << 40, (uint64_t{64} << 20) + 1}) {
     options.memory_bytes = bytes;
     EXPECT_TRUE(Vm::Boot(TestEngine(), options, nullptr).error().code == ErrorCode::kMemorySize);
   }
@@ -224,10 +229,12 @@ TEST(ManyForksLeaveNothingBehind) {
   EXPECT_TRUE((*vm)->Pause().has_value());
   auto snapshot = (*vm)->Freeze();
   auto count = [](const char* directory) {
-    return std::distance(std::filesystem::directory_iterator(directory), std::filesystem::directory_iterator());
+    return std::distance(std::filesystem::directory_iterator(directory),
+                         std::filesystem::directory_iterator());
   };
   auto fork_some = [&](int rounds) {
-    for (int i = 0; i < rounds; ++i) EXPECT_TRUE(Vm::Fork(engine, *snapshot, {}, std::make_shared<Observer>()).has_value());
+    for (int i = 0; i < rounds; ++i)
+      EXPECT_TRUE(Vm::Fork(engine, *snapshot, {}, std::make_shared<Observer>()).has_value());
   };
   fork_some(3);
   const auto fds = count("/proc/self/fd"), threads = count("/proc/self/task");

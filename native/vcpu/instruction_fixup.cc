@@ -26,7 +26,8 @@ std::string InstructionBytes(const VcpuFd& vcpu, const GuestMemory& memory, uint
 
 std::string Describe(const kvm_run& run, const std::string& bytes, uint64_t rip) {
   char text[96];
-  std::snprintf(text, sizeof text, "suberror %u at RIP 0x%" PRIx64 ", bytes", run.internal.suberror, rip);
+  std::snprintf(text, sizeof text, "suberror %u at RIP 0x%" PRIx64 ", bytes", run.internal.suberror,
+                rip);
   std::string detail = text;
   for (char byte : bytes) {
     std::snprintf(text, sizeof text, " %02x", static_cast<unsigned char>(byte));
@@ -46,7 +47,8 @@ Result<void> FinishInstruction(const VcpuFd& vcpu, const GuestMemory& memory) {
   if (vcpu.Run().internal.suberror != KVM_INTERNAL_ERROR_EMULATION || !known) {
     return Fail(ErrorCode::kEmulation, "KVM_RUN", Describe(vcpu.Run(), bytes, regs.rip));
   }
-  // KVM has queued #UD beside the exit: it is taken back, or replaced by the exception that the instruction raises.
+  // KVM has queued #UD beside the exit: it is taken back, or replaced by the exception that the
+  // instruction raises.
   kvm_vcpu_events events{};
   VMFORK_CHECK(vcpu.Get(events));
   events.exception = {};

@@ -10,7 +10,12 @@ namespace vmfork {
 
 Vcpu::Vcpu(VcpuFd fd, uint32_t index, const GuestMemory& memory, const Bus& ports, const Bus& mmio,
            std::function<void(Error)> on_end)
-    : fd_(std::move(fd)), index_(index), memory_(memory), ports_(ports), mmio_(mmio), on_end_(std::move(on_end)) {}
+    : fd_(std::move(fd)),
+      index_(index),
+      memory_(memory),
+      ports_(ports),
+      mmio_(mmio),
+      on_end_(std::move(on_end)) {}
 
 Vcpu::~Vcpu() { Stop(); }
 
@@ -24,8 +29,8 @@ void Vcpu::Ask(Wish wish) {
   if (wish_ == Wish::kStop) return;
   wish_ = wish;
   if (wish != Wish::kRun) {
-    // The flag covers a thread that is about to enter the guest, the signal one that is in it. KVM reads the flag on entry
-    // (Documentation/virt/kvm/api.rst, immediate_exit).
+    // The flag covers a thread that is about to enter the guest, the signal one that is in it. KVM
+    // reads the flag on entry (Documentation/virt/kvm/api.rst, immediate_exit).
     __atomic_store_n(&fd_.Run().immediate_exit, 1, __ATOMIC_SEQ_CST);
     if (!ended_) thread_.Kill(KickSignal());
   }
@@ -67,7 +72,8 @@ void Vcpu::Main() {
     if (error_number == 0) {
       handled = HandleExit();
     } else if (error_number == EINTR || error_number == EAGAIN) {
-      // Only here may the thread park: KVM completes the last port or MMIO access on the way in, before it sees the flag.
+      // Only here may the thread park: KVM completes the last port or MMIO access on the way in,
+      // before it sees the flag.
       if (!WaitForWish()) break;
     } else {
       handled = FailErrno(error_number, "KVM_RUN", "vCPU " + std::to_string(index_));
@@ -90,7 +96,8 @@ Result<void> Vcpu::HandleExit() {
     case KVM_EXIT_MMIO: {
       // SAFETY: `data` has 8 bytes and KVM sets len to 1 … 8.
       std::span data(reinterpret_cast<std::byte*>(run.mmio.data), run.mmio.len);
-      run.mmio.is_write ? mmio_.Write(run.mmio.phys_addr, data) : mmio_.Read(run.mmio.phys_addr, data);
+      run.mmio.is_write ? mmio_.Write(run.mmio.phys_addr, data)
+                        : mmio_.Read(run.mmio.phys_addr, data);
       return {};
     }
     case KVM_EXIT_INTERNAL_ERROR:
@@ -98,15 +105,18 @@ Result<void> Vcpu::HandleExit() {
     case KVM_EXIT_SHUTDOWN:
       return Fail(ErrorCode::kGuestCrash, "KVM_RUN", "triple fault");
     case KVM_EXIT_SYSTEM_EVENT:
-      return Fail(ErrorCode::kGuestReset, "KVM_RUN", "system event " + std::to_string(run.system_event.type));
+      return Fail(ErrorCode::kGuestReset, "KVM_RUN",
+                  "system event " + std::to_string(run.system_event.type));
     case KVM_EXIT_FAIL_ENTRY:
       return Fail(ErrorCode::kInternal, "KVM_RUN",
-                  "entry failed, hardware reason " + std::to_string(run.fail_entry.hardware_entry_failure_reason));
+                  "entry failed, hardware reason " +
+                      std::to_string(run.fail_entry.hardware_entry_failure_reason));
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
       return {};
     default:
-      return Fail(ErrorCode::kInternal, "KVM_RUN", "unexpected exit " + std::to_string(run.exit_reason));
+      return Fail(ErrorCode::kInternal, "KVM_RUN",
+                  "unexpected exit " + std::to_string(run.exit_reason));
   }
 }
 
@@ -116,7 +126,8 @@ void Vcpu::HandlePortAccess() {
   auto* data = reinterpret_cast<std::byte*>(&run) + run.io.data_offset;
   for (uint32_t i = 0; i < run.io.count; ++i, data += run.io.size) {
     std::span element(data, run.io.size);
-    run.io.direction == KVM_EXIT_IO_OUT ? ports_.Write(run.io.port, element) : ports_.Read(run.io.port, element);
+    run.io.direction == KVM_EXIT_IO_OUT ? ports_.Write(run.io.port, element)
+                                        : ports_.Read(run.io.port, element);
   }
 }
 

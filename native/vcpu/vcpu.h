@@ -1,4 +1,5 @@
-// Vcpu: a virtual processor and the thread that runs it. The thread does nothing but KVM_RUN and hand exits to the buses.
+// Vcpu: a virtual processor and the thread that runs it. The thread does nothing but KVM_RUN and
+// hand exits to the buses.
 #pragma once
 
 #include <condition_variable>
@@ -16,7 +17,8 @@ namespace vmfork {
 
 class Vcpu {
  public:
-  // `on_end` is called once, on the vCPU's thread, when the guest cannot go on; the thread then ends. All references must outlive this.
+  // `on_end` is called once, on the vCPU's thread, when the guest cannot go on; the thread then
+  // ends. All references must outlive this.
   Vcpu(VcpuFd fd, uint32_t index, const GuestMemory& memory, const Bus& ports, const Bus& mmio,
        std::function<void(Error)> on_end);
   ~Vcpu();  // Stop()
@@ -25,8 +27,8 @@ class Vcpu {
 
   // Starts the thread; the guest runs at once.
   Result<void> Start();
-  // Asks it out of the guest; WaitParked() returns when it is (or has ended). Its state can then be read and written: a port or
-  // MMIO access that was under way has been completed.
+  // Asks it out of the guest; WaitParked() returns when it is (or has ended). Its state can then be
+  // read and written: a port or MMIO access that was under way has been completed.
   void RequestPark();
   void WaitParked();
   void Unpark();

@@ -17,13 +17,16 @@ constexpr uint32_t kHyperVFirst = 0x4000'0000, kHyperVLast = 0x4000'01ff;
 constexpr size_t kMaxMsrs = 1024, kMaxXsaveBytes = 1 << 16;
 
 // Writing one of these, even with its own value, moves time or writes guest memory.
-constexpr std::array kTimeMsrs = {kMsrTsc,          kMsrTscAdjust,       kMsrTscDeadline,     kMsrKvmWallClock,
-                                  kMsrKvmSystemTime, kMsrKvmWallClockNew, kMsrKvmSystemTimeNew};
+constexpr std::array kTimeMsrs = {
+    kMsrTsc,           kMsrTscAdjust,       kMsrTscDeadline,     kMsrKvmWallClock,
+    kMsrKvmSystemTime, kMsrKvmWallClockNew, kMsrKvmSystemTimeNew};
 
 bool IsTimeMsr(uint32_t index) { return std::ranges::find(kTimeMsrs, index) != kTimeMsrs.end(); }
 
-// The list names MSRs of features that this vCPU was not given: those cannot be read, and are left out.
-Result<std::vector<kvm_msr_entry>> ReadMsrs(const VcpuFd& vcpu, const std::vector<uint32_t>& indices) {
+// The list names MSRs of features that this vCPU was not given: those cannot be read, and are left
+// out.
+Result<std::vector<kvm_msr_entry>> ReadMsrs(const VcpuFd& vcpu,
+                                            const std::vector<uint32_t>& indices) {
   std::vector<kvm_msr_entry> wanted;
   for (uint32_t index : indices) {
     // Interfaces of another hypervisor, which FitCpuid() does not offer.
@@ -40,7 +43,8 @@ Result<std::vector<kvm_msr_entry>> ReadMsrs(const VcpuFd& vcpu, const std::vecto
   return read;
 }
 
-// Some can be read but not written: constants of the processor. They are found out here, once, and not at every fork.
+// Some can be read but not written: constants of the processor. They are found out here, once, and
+// not at every fork.
 Result<void> DropReadOnlyMsrs(const VcpuFd& vcpu, std::vector<kvm_msr_entry>& msrs) {
   std::vector<kvm_msr_entry> writable;
   for (const kvm_msr_entry& entry : msrs) {
@@ -50,14 +54,16 @@ Result<void> DropReadOnlyMsrs(const VcpuFd& vcpu, std::vector<kvm_msr_entry>& ms
     }
     writable.push_back(entry);
   }
-  // The TSC before everything that is counted in it; the deadline is KVM's to arm once the APIC is in place.
+  // The TSC before everything that is counted in it; the deadline is KVM's to arm once the APIC is
+  // in place.
   const auto tsc = std::ranges::find(writable, kMsrTsc, &kvm_msr_entry::index);
   if (tsc != writable.end()) std::rotate(writable.begin(), tsc, tsc + 1);
   msrs = std::move(writable);
   return {};
 }
 
-// A PVM host has the capability but answers EINVAL; its guests run without XSAVE, so x87 and SSE are all there is.
+// A PVM host has the capability but answers EINVAL; its guests run without XSAVE, so x87 and SSE
+// are all there is.
 Result<void> ReadFpu(const VcpuFd& vcpu, size_t xsave_bytes, VcpuState& state) {
   state.xsave.resize(xsave_bytes);
   auto read = vcpu.GetXsave(state.xsave);
@@ -136,8 +142,8 @@ Result<VcpuState> DecodeVcpuState(ByteReader& in) {
   state.lapic = in.GetStruct<kvm_lapic_state>();
   const auto msr_count = in.Get<uint32_t>();
   // KVM reads xsave without being told its length: a short one would have it read beyond.
-  const bool xsave_fits = state.xsave.empty() ||
-                          (state.xsave.size() >= sizeof(kvm_xsave) && state.xsave.size() <= kMaxXsaveBytes);
+  const bool xsave_fits = state.xsave.empty() || (state.xsave.size() >= sizeof(kvm_xsave) &&
+                                                  state.xsave.size() <= kMaxXsaveBytes);
   if (!in.Ok() || msr_count > kMaxMsrs || !xsave_fits || state.xcrs.nr_xcrs > KVM_MAX_XCRS) {
     return Fail(ErrorCode::kSnapshotInvalid, "decode vCPU", "implausible lengths");
   }

@@ -1,4 +1,5 @@
-// VcpuState: everything that is in a virtual processor, in the order in which KVM wants it read and written.
+// VcpuState: everything that is in a virtual processor, in the order in which KVM wants it read and
+// written.
 #pragma once
 
 #include <linux/kvm.h>
@@ -18,11 +19,13 @@ struct VcpuState {
   kvm_sregs sregs{};
   kvm_xcrs xcrs{};
   bool has_xcrs = false;
-  std::vector<std::byte> xsave;  // KVM_CAP_XSAVE2's size, at least 4096; empty where KVM has only `fpu`
-  kvm_fpu fpu{};                 // x87 and SSE; meaningful when xsave is empty
+  std::vector<std::byte>
+      xsave;      // KVM_CAP_XSAVE2's size, at least 4096; empty where KVM has only `fpu`
+  kvm_fpu fpu{};  // x87 and SSE; meaningful when xsave is empty
   kvm_debugregs debugregs{};
   kvm_lapic_state lapic{};
-  std::vector<kvm_msr_entry> msrs;  // readable and writable ones of KVM_GET_MSR_INDEX_LIST; the TSC first
+  std::vector<kvm_msr_entry>
+      msrs;  // readable and writable ones of KVM_GET_MSR_INDEX_LIST; the TSC first
   kvm_vcpu_events events{};
 };
 
@@ -35,7 +38,8 @@ struct VcpuStateFormat {
 
 // The vCPU must be parked. Reading has no lasting effect on it.
 Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& format);
-// Into a vCPU that already has its CPUID. Error kSnapshotIncompatible when the host refuses a register.
+// Into a vCPU that already has its CPUID. Error kSnapshotIncompatible when the host refuses a
+// register.
 Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state);
 
 void EncodeVcpuState(const VcpuState& state, ByteWriter& out);

@@ -8,8 +8,10 @@ namespace vmfork {
 
 namespace {
 constexpr unsigned kLoops = 2;
-// Forks are dominated by kernel locks that more threads only contend for; a boot or save beside them must still find a thread.
+// Forks are dominated by kernel locks that more threads only contend for; a boot or save beside
+// them must still find a thread.
 constexpr unsigned kWorkers = 4;
+constexpr unsigned kReapers = 2;
 }  // namespace
 
 Result<std::shared_ptr<Engine>> Engine::Create() {
@@ -17,9 +19,11 @@ Result<std::shared_ptr<Engine>> Engine::Create() {
   VMFORK_TRY(host, ProbeHost(kvm));
   constexpr int kStableApi = 12;  // Documentation/virt/kvm/api.rst: anything else is to be refused
   if (host.api_version != kStableApi) {
-    return Fail(ErrorCode::kKvmCapability, "KVM_GET_API_VERSION", "version " + std::to_string(host.api_version));
+    return Fail(ErrorCode::kKvmCapability, "KVM_GET_API_VERSION",
+                "version " + std::to_string(host.api_version));
   }
-  if (!host.missing.empty()) return Fail(ErrorCode::kKvmCapability, "KVM_CHECK_EXTENSION", "KVM_CAP_" + host.missing[0]);
+  if (!host.missing.empty())
+    return Fail(ErrorCode::kKvmCapability, "KVM_CHECK_EXTENSION", "KVM_CAP_" + host.missing[0]);
   VMFORK_TRY(mapping_size, kvm.VcpuMappingSize());
   VMFORK_TRY(cpuid, kvm.SupportedCpuid());
   VMFORK_TRY(msrs, kvm.MsrIndexList());
@@ -36,7 +40,8 @@ Result<std::shared_ptr<Engine>> Engine::Create() {
     VMFORK_TRY(loop, EventLoop::Start("vmfork-loop" + std::to_string(i)));
     engine->loops_.push_back(std::move(loop));
   }
-  engine->workers_ = std::make_unique<WorkerPool>(kWorkers);
+  engine->workers_ = std::make_unique<WorkerPool>(kWorkers, "vmfork-work");
+  engine->reapers_ = std::make_unique<WorkerPool>(kReapers, "vmfork-reap");
   return engine;
 }
 

@@ -1,5 +1,5 @@
-// Engine: what VMs of one owner share: /dev/kvm, the event loop threads that serve devices, and workers for blocking steps.
-// Nothing here is global: several engines live in one process.
+// Engine: what VMs of one owner share: /dev/kvm, the event loop threads that serve devices, and
+// workers for blocking steps. Nothing here is global: several engines live in one process.
 #pragma once
 
 #include <atomic>
@@ -19,7 +19,8 @@ namespace vmfork {
 
 class Engine {
  public:
-  // Opens /dev/kvm and starts the threads. Errors: kKvmMissing, kKvmDenied, kKvmCapability, kSystem.
+  // Opens /dev/kvm and starts the threads. Errors: kKvmMissing, kKvmDenied, kKvmCapability,
+  // kSystem.
   static Result<std::shared_ptr<Engine>> Create();
   ~Engine();
 
@@ -34,6 +35,9 @@ class Engine {
   EventLoop& NextLoop();
   // For steps that block: boots, forks, saves, teardown. Tasks run in any order.
   WorkerPool& Workers() { return *workers_; }
+  // For ending VMs: closing one waits for grace periods of the kernel, and no fork should wait
+  // behind that.
+  WorkerPool& Reapers() { return *reapers_; }
 
  private:
   Engine(Kvm kvm, HostInfo host) : kvm_(std::move(kvm)), host_(std::move(host)) {}
@@ -47,6 +51,7 @@ class Engine {
   std::vector<std::unique_ptr<EventLoop>> loops_;
   std::atomic<uint32_t> next_loop_ = 0;
   std::unique_ptr<WorkerPool> workers_;
+  std::unique_ptr<WorkerPool> reapers_;
 };
 
 }  // namespace vmfork

@@ -25,11 +25,14 @@ Machine::Machine(EventLoop& loop, Setup setup)
       image_(std::move(setup.image)),
       on_end_(std::move(setup.on_end)),
       cpuid_(std::move(setup.cpuid)),
-      serial_(setup.console_bytes, [this] {
-        // The line is edge-triggered: a pulse.
-        if (vm_.SetIrqLine(layout::kSerialIrq, true)) std::ignore = vm_.SetIrqLine(layout::kSerialIrq, false);
-      }),
-      reset_port_([this] { on_end_({ErrorCode::kGuestReset, "guest reset", 0, "reset line pulsed"}); }) {}
+      serial_(setup.console_bytes,
+              [this] {
+                // The line is edge-triggered: a pulse.
+                if (vm_.SetIrqLine(layout::kSerialIrq, true))
+                  std::ignore = vm_.SetIrqLine(layout::kSerialIrq, false);
+              }),
+      reset_port_(
+          [this] { on_end_({ErrorCode::kGuestReset, "guest reset", 0, "reset line pulsed"}); }) {}
 
 Result<std::unique_ptr<Machine>> Machine::Build(Engine& engine, Setup setup, StageClock& clock) {
   std::unique_ptr<Machine> machine(new Machine(engine.NextLoop(), std::move(setup)));
@@ -38,7 +41,8 @@ Result<std::unique_ptr<Machine>> Machine::Build(Engine& engine, Setup setup, Sta
   clock.Lap("create_vm");
   VMFORK_CHECK(machine->MapMemory());
   clock.Lap("memory");
-  // After the memory slots: with the interrupt controllers in place, adding a slot waits for an SRCU grace period of several ms.
+  // After the memory slots: with the interrupt controllers in place, adding a slot waits for an
+  // SRCU grace period of several ms.
   VMFORK_CHECK(machine->vm_.CreateIrqchip());
   clock.Lap("irqchip");
   VMFORK_CHECK(machine->AddVcpus(engine, machine->cpuid_));
@@ -99,7 +103,8 @@ Result<void> Machine::AddVirtio(std::string name, std::unique_ptr<VirtioDevice> 
             .transport = nullptr};
   slot.transport = std::make_unique<VirtioTransport>(*slot.device, memory_, *slot.interrupt, loop_);
   VMFORK_CHECK(vm_.AddIrqfd(*slot.interrupt, layout::kFirstVirtioIrq + index));
-  VMFORK_CHECK(vm_.AddIoEventfd(doorbell_, Gpa{base.value + kQueueNotifyOffset}, kQueueNotifyWidth));
+  VMFORK_CHECK(
+      vm_.AddIoEventfd(doorbell_, Gpa{base.value + kQueueNotifyOffset}, kQueueNotifyWidth));
   mmio_.Add(base.value, layout::kMmioStride, slot.transport.get());
   slots_.push_back(std::move(slot));
   return {};
@@ -186,7 +191,8 @@ Result<MachineState> Machine::ReadState(const Engine& engine) {
   return state;
 }
 
-Result<void> Machine::WriteState(const Engine& engine, const MachineState& state, StageClock& clock) {
+Result<void> Machine::WriteState(const Engine& engine, const MachineState& state,
+                                 StageClock& clock) {
   for (const kvm_irqchip& chip : state.irqchips) VMFORK_CHECK(vm_.SetIrqchip(chip));
   VMFORK_CHECK(vm_.SetClock(state.clock));
   clock.Lap("restore_irqchip_clock");
@@ -203,7 +209,8 @@ Result<void> Machine::WriteState(const Engine& engine, const MachineState& state
   for (size_t i = 0; i < slots_.size(); ++i) {
     const DeviceState& device = state.devices[i + 1];
     if (device.name != slots_[i].name) {
-      return Fail(ErrorCode::kSnapshotInvalid, "restore devices", device.name + " instead of " + slots_[i].name);
+      return Fail(ErrorCode::kSnapshotInvalid, "restore devices",
+                  device.name + " instead of " + slots_[i].name);
     }
     ByteReader bytes(device.bytes);
     VMFORK_CHECK(slots_[i].transport->Restore(bytes));

@@ -1,5 +1,5 @@
-// Machine: the parts of a live VM and how they are wired. It knows how to be built, filled with state and taken down; when to do
-// so is Vm's business.
+// Machine: the parts of a live VM and how they are wired. It knows how to be built, filled with
+// state and taken down; when to do so is Vm's business.
 #pragma once
 
 #include <functional>
@@ -34,17 +34,19 @@ class Machine : private EventHandler {
     std::shared_ptr<const Image> image;
     std::vector<kvm_cpuid_entry2> cpuid;
     size_t console_bytes = 0;
-    std::function<void(Error)> on_end;  // the guest cannot go on; any vCPU's thread, possibly several times
+    std::function<void(Error)>
+        on_end;  // the guest cannot go on; any vCPU's thread, possibly several times
   };
 
-  // A VM with memory, interrupt controllers, vCPUs and devices, none of it running. Laps: see docs/tuning.md.
+  // A VM with memory, interrupt controllers, vCPUs and devices, none of it running. Laps: see
+  // docs/tuning.md.
   static Result<std::unique_ptr<Machine>> Build(Engine& engine, Setup setup, StageClock& clock);
   ~Machine() override;  // stops everything
 
   Result<void> StartVcpus();
   // Ends guest execution without waiting for it.
   void RequestStop();
-  void Park();    // vCPUs out of the guest, devices still
+  void Park();  // vCPUs out of the guest, devices still
   void Unpark();
   void ResumeDevices();  // after WriteState(), when all is as it should be
 

@@ -26,7 +26,8 @@ struct BootOptions {
 
 struct ForkOptions {
   uint32_t cid = 3;
-  std::vector<std::byte> control_bytes;  // lie in the control channel before the clone's first instruction
+  std::vector<std::byte>
+      control_bytes;  // lie in the control channel before the clone's first instruction
   size_t console_bytes = 65536;
 };
 
@@ -43,8 +44,8 @@ struct MemoryUse {
   uint64_t owned = 0;     // written since boot or fork: this VM's alone
 };
 
-// Hears of what a VM does by itself. Called on the engine's threads, never with a lock of the VM held; must return soon and must
-// not call Destroy() from within.
+// Hears of what a VM does by itself. Called on the engine's threads, never with a lock of the VM
+// held; must return soon and must not call Destroy() from within.
 class VmObserver {
  public:
   virtual ~VmObserver() = default;

@@ -16,7 +16,8 @@ namespace {
 
 constexpr char kStateName[] = "/state", kMemoryName[] = "/memory";
 
-// A directory under a temporary name beside its final one; what was written is removed again unless Publish() succeeded.
+// A directory under a temporary name beside its final one; what was written is removed again unless
+// Publish() succeeded.
 class PendingDirectory {
  public:
   static Result<PendingDirectory> Create(const std::string& final_path) {
@@ -77,13 +78,17 @@ Result<void> CheckHost(const Engine& engine, const MachineState& state) {
   const auto refuse = [](std::string detail) {
     return Fail(ErrorCode::kSnapshotIncompatible, "load snapshot", std::move(detail));
   };
-  if (state.host_kind != engine.Host().kind) return refuse("made on the other kind of host (hardware, PVM)");
+  if (state.host_kind != engine.Host().kind)
+    return refuse("made on the other kind of host (hardware, PVM)");
   if (state.cpu_vendor != engine.Host().cpu_vendor) {
-    return refuse("made on a " + state.cpu_vendor + " processor, this is a " + engine.Host().cpu_vendor);
+    return refuse("made on a " + state.cpu_vendor + " processor, this is a " +
+                  engine.Host().cpu_vendor);
   }
-  // The guest counts time in cycles between two looks at kvm-clock. KVM tolerates 250 ppm itself (tsc_tolerance_ppm).
+  // The guest counts time in cycles between two looks at kvm-clock. KVM tolerates 250 ppm itself
+  // (tsc_tolerance_ppm).
   VMFORK_TRY(tsc_khz, HostTscKhz(engine));
-  const uint32_t difference = state.tsc_khz > tsc_khz ? state.tsc_khz - tsc_khz : tsc_khz - state.tsc_khz;
+  const uint32_t difference =
+      state.tsc_khz > tsc_khz ? state.tsc_khz - tsc_khz : tsc_khz - state.tsc_khz;
   if (difference > tsc_khz / 4000 && !engine.HasTscControl()) {
     return refuse("its TSC ran at " + std::to_string(state.tsc_khz) + " kHz, this host's runs at " +
                   std::to_string(tsc_khz) + " kHz");
@@ -93,12 +98,14 @@ Result<void> CheckHost(const Engine& engine, const MachineState& state) {
     if (seen.function != 1 && seen.function != 7 && seen.function != 0x8000'0001) continue;
     for (const kvm_cpuid_entry2& here : engine.SupportedCpuid()) {
       if (here.function != seen.function || here.index != seen.index) continue;
-      constexpr uint32_t kEmulatedInLeaf1 = 1U << 31 | 1U << 24 | 1U << 21;  // hypervisor, TSC deadline, x2APIC
+      constexpr uint32_t kEmulatedInLeaf1 =
+          1U << 31 | 1U << 24 | 1U << 21;      // hypervisor, TSC deadline, x2APIC
       constexpr uint32_t kOsxsave = 1U << 27;  // follows CR4, not the processor
       const uint32_t ignored = seen.function == 1 ? kEmulatedInLeaf1 | kOsxsave : 0;
       const uint32_t ignored_edx = seen.function == 1 ? 1U << 28 : 0;
       const bool lacks_ebx = seen.function == 7 && (seen.ebx & ~here.ebx) != 0;
-      if ((seen.ecx & ~here.ecx & ~ignored) != 0 || (seen.edx & ~here.edx & ~ignored_edx) != 0 || lacks_ebx) {
+      if ((seen.ecx & ~here.ecx & ~ignored) != 0 || (seen.edx & ~here.edx & ~ignored_edx) != 0 ||
+          lacks_ebx) {
         return refuse("this processor lacks features that the guest uses");
       }
     }
@@ -112,7 +119,8 @@ Result<void> Snapshot::Save(const std::string& directory, const std::string& met
   if (::access(directory.c_str(), F_OK) == 0) return FailErrno(EEXIST, "save snapshot", directory);
   VMFORK_TRY(pending, PendingDirectory::Create(directory));
   VMFORK_CHECK(pending.AddFile(kMemoryName, [this](int fd) -> Result<void> {
-    if (::ftruncate(fd, static_cast<off_t>(image_->Size())) != 0) return FailErrno("ftruncate", "memory");
+    if (::ftruncate(fd, static_cast<off_t>(image_->Size())) != 0)
+      return FailErrno("ftruncate", "memory");
     VMFORK_TRY(view, PrivateView::Map(image_));
     return WriteSparse(fd, std::span(view.Data(), view.Size()), 0);
   }));
@@ -121,7 +129,8 @@ Result<void> Snapshot::Save(const std::string& directory, const std::string& met
   return pending.Publish();
 }
 
-Result<std::shared_ptr<Snapshot>> Snapshot::Load(const Engine& engine, const std::string& directory) {
+Result<std::shared_ptr<Snapshot>> Snapshot::Load(const Engine& engine,
+                                                 const std::string& directory) {
   VMFORK_TRY(state_file, File::OpenReadOnly(directory + kStateName, ErrorCode::kSnapshotInvalid));
   VMFORK_TRY(blob, state_file->ReadAll());
   VMFORK_TRY(decoded, DecodeMachineState(blob));
@@ -130,13 +139,15 @@ Result<std::shared_ptr<Snapshot>> Snapshot::Load(const Engine& engine, const std
   const uint64_t size = decoded.state.config.memory_bytes;
   if (memory_file->Size() != size) {
     return Fail(ErrorCode::kSnapshotInvalid, "load snapshot",
-                "memory has " + std::to_string(memory_file->Size()) + " bytes instead of " + std::to_string(size));
+                "memory has " + std::to_string(memory_file->Size()) + " bytes instead of " +
+                    std::to_string(size));
   }
   UniqueFd fd(::fcntl(memory_file->Get(), F_DUPFD_CLOEXEC, 0));
   if (!fd.IsValid()) return FailErrno("fcntl", "F_DUPFD_CLOEXEC");
   auto file = std::make_shared<const UniqueFd>(std::move(fd));
   VMFORK_TRY(image, Image::Make(size, {{0, size, std::move(file), 0}}));
-  return std::make_shared<Snapshot>(std::move(image), std::move(decoded.state), std::move(decoded.metadata));
+  return std::make_shared<Snapshot>(std::move(image), std::move(decoded.state),
+                                    std::move(decoded.metadata));
 }
 
 }  // namespace vmfork

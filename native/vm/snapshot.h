@@ -21,10 +21,11 @@ class Snapshot {
   const MachineState& State() const { return state_; }
   const std::string& Metadata() const { return metadata_; }
 
-  // Writes memory, state and metadata into `directory`, which must not exist, by way of a temporary sibling and a rename.
-  // Blocks for as long as the disk takes. Errors: kSystem.
+  // Writes memory, state and metadata into `directory`, which must not exist, by way of a temporary
+  // sibling and a rename. Blocks for as long as the disk takes. Errors: kSystem.
   Result<void> Save(const std::string& directory, const std::string& metadata) const;
-  // Maps what Save() wrote; memory is read as it is touched. Errors: kSnapshotInvalid, kSnapshotIncompatible (says what differs), kSystem.
+  // Maps what Save() wrote; memory is read as it is touched. Errors: kSnapshotInvalid,
+  // kSnapshotIncompatible (says what differs), kSystem.
   static Result<std::shared_ptr<Snapshot>> Load(const Engine& engine, const std::string& directory);
 
  private:

@@ -22,9 +22,11 @@ namespace vmfork {
 namespace {
 
 Result<void> CheckMemorySize(uint64_t bytes) {
-  if (bytes >= layout::kMinRamBytes && bytes <= layout::kMaxRamBytes && bytes % kPageSize == 0) return {};
+  if (bytes >= layout::kMinRamBytes && bytes <= layout::kMaxRamBytes && bytes % kPageSize == 0)
+    return {};
   return Fail(ErrorCode::kMemorySize, "boot",
-              std::to_string(bytes >> 20) + " MiB; from " + std::to_string(layout::kMinRamBytes >> 20) + " to " +
+              std::to_string(bytes >> 20) + " MiB; from " +
+                  std::to_string(layout::kMinRamBytes >> 20) + " to " +
                   std::to_string(layout::kMaxRamBytes >> 20) + " MiB are possible");
 }
 
@@ -49,7 +51,8 @@ Result<void> LoadGuest(Machine& machine, const BootOptions& options) {
   VMFORK_TRY(initrd, ReadFile(options.initrd_path));
   VMFORK_TRY(kernel, LoadKernel(machine.Memory(), kernel_file));
   std::array<std::byte, 32> seed;
-  if (::getrandom(seed.data(), seed.size(), 0) != static_cast<ssize_t>(seed.size())) return FailErrno("getrandom");
+  if (::getrandom(seed.data(), seed.size(), 0) != static_cast<ssize_t>(seed.size()))
+    return FailErrno("getrandom");
   VMFORK_CHECK(WriteBootData(machine.Memory(), kernel,
                              {.cmdline = options.cmdline + machine.MmioCmdline(),
                               .initrd = initrd,
@@ -68,7 +71,8 @@ Result<void> SendFully(int fd, std::span<const std::byte> bytes) {
   if (bytes.empty()) return {};
   const ssize_t sent = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
   if (sent < 0) return FailErrno("send", "control bytes");
-  if (static_cast<size_t>(sent) != bytes.size()) return Fail(ErrorCode::kInternal, "send", "control bytes are too many");
+  if (static_cast<size_t>(sent) != bytes.size())
+    return Fail(ErrorCode::kInternal, "send", "control bytes are too many");
   return {};
 }
 
@@ -76,15 +80,18 @@ Result<void> SendFully(int fd, std::span<const std::byte> bytes) {
 Error Explain(Error reason, const std::string& console) {
   constexpr std::string_view kPanic = "Kernel panic - not syncing: ";
   const size_t at = console.rfind(kPanic);
-  const bool ended_itself = reason.code == ErrorCode::kGuestReset || reason.code == ErrorCode::kGuestCrash;
+  const bool ended_itself =
+      reason.code == ErrorCode::kGuestReset || reason.code == ErrorCode::kGuestCrash;
   if (!ended_itself || at == std::string::npos) return reason;
   const size_t start = at + kPanic.size();
-  return {ErrorCode::kGuestPanic, "guest panic", 0, console.substr(start, console.find_first_of("\r\n", start) - start)};
+  return {ErrorCode::kGuestPanic, "guest panic", 0,
+          console.substr(start, console.find_first_of("\r\n", start) - start)};
 }
 
 }  // namespace
 
-// Hears of the machine's end on any thread and passes it on once. Shared with the machine, so that it outlives a Vm being destroyed.
+// Hears of the machine's end on any thread and passes it on once. Shared with the machine, so that
+// it outlives a Vm being destroyed.
 class Vm::EndReporter {
  public:
   explicit EndReporter(std::shared_ptr<VmObserver> observer) : observer_(std::move(observer)) {}
@@ -104,19 +111,25 @@ class Vm::EndReporter {
 };
 
 Vm::Vm(std::shared_ptr<Engine> engine, std::shared_ptr<VmObserver> observer)
-    : engine_(std::move(engine)), observer_(std::move(observer)), reporter_(std::make_shared<EndReporter>(observer_)) {}
+    : engine_(std::move(engine)),
+      observer_(std::move(observer)),
+      reporter_(std::make_shared<EndReporter>(observer_)) {}
 
 Vm::~Vm() { Destroy(); }
 
 Result<void> Vm::BuildMachine(MachineConfig config, std::shared_ptr<const Image> image,
-                              std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes, StageClock& clock) {
-  VMFORK_TRY(machine, Machine::Build(*engine_,
-                                     {.config = std::move(config),
-                                      .image = std::move(image),
-                                      .cpuid = std::move(cpuid),
-                                      .console_bytes = console_bytes,
-                                      .on_end = [reporter = reporter_](Error reason) { reporter->Report(std::move(reason)); }},
-                                     clock));
+                              std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes,
+                              StageClock& clock) {
+  VMFORK_TRY(
+      machine,
+      Machine::Build(
+          *engine_,
+          {.config = std::move(config),
+           .image = std::move(image),
+           .cpuid = std::move(cpuid),
+           .console_bytes = console_bytes,
+           .on_end = [reporter = reporter_](Error reason) { reporter->Report(std::move(reason)); }},
+          clock));
   machine_ = std::move(machine);
   reporter_->SetMachine(machine_.get());
   return {};
@@ -128,13 +141,14 @@ Result<std::shared_ptr<Vm>> Vm::Boot(std::shared_ptr<Engine> engine, const BootO
   VMFORK_CHECK(CheckMemorySize(options.memory_bytes));
   VMFORK_TRY(disks, OpenDisks(options.disk_paths));
   std::shared_ptr<Vm> vm(new Vm(std::move(engine), std::move(observer)));
-  VMFORK_CHECK(vm->BuildMachine({.memory_bytes = options.memory_bytes,
-                                 .vcpus = options.vcpus,
-                                 .cid = options.cid,
-                                 .disks = std::move(disks)},
-                                Image::Zero(options.memory_bytes),
-                                FitCpuid(vm->engine_->SupportedCpuid(), vm->engine_->Host(), options.vcpus),
-                                options.console_bytes, clock));
+  VMFORK_CHECK(
+      vm->BuildMachine({.memory_bytes = options.memory_bytes,
+                        .vcpus = options.vcpus,
+                        .cid = options.cid,
+                        .disks = std::move(disks)},
+                       Image::Zero(options.memory_bytes),
+                       FitCpuid(vm->engine_->SupportedCpuid(), vm->engine_->Host(), options.vcpus),
+                       options.console_bytes, clock));
   VMFORK_CHECK(LoadGuest(*vm->machine_, options));
   clock.Lap("load_kernel");
   VMFORK_CHECK(vm->Listen(Machine::kControlPort));
@@ -144,17 +158,25 @@ Result<std::shared_ptr<Vm>> Vm::Boot(std::shared_ptr<Engine> engine, const BootO
   return vm;
 }
 
-Result<std::shared_ptr<Vm>> Vm::Fork(std::shared_ptr<Engine> engine, std::shared_ptr<const Snapshot> snapshot,
-                                     const ForkOptions& options, std::shared_ptr<VmObserver> observer) {
+Result<std::shared_ptr<Vm>> Vm::Fork(std::shared_ptr<Engine> engine,
+                                     std::shared_ptr<const Snapshot> snapshot,
+                                     const ForkOptions& options,
+                                     std::shared_ptr<VmObserver> observer) {
   StageClock clock;
   std::shared_ptr<Vm> vm(new Vm(std::move(engine), std::move(observer)));
   const MachineState& state = snapshot->State();
-  VMFORK_CHECK(vm->BuildMachine(state.config, snapshot->GetImage(), state.cpuid, options.console_bytes, clock));
+  VMFORK_CHECK(vm->BuildMachine(state.config, snapshot->GetImage(), state.cpuid,
+                                options.console_bytes, clock));
   VMFORK_CHECK(vm->machine_->WriteState(*vm->engine_, state, clock));
-  VMFORK_TRY(control, vm->machine_->Vsock().AttachControl());
-  // Into the socket before the guest runs: its first instructions already find the interrupt.
-  VMFORK_CHECK(SendFully(control.Get(), options.control_bytes));
-  vm->control_ = std::move(control);
+  // A guest that had not dialled the control port when it was frozen has no channel to continue.
+  auto control = vm->machine_->Vsock().AttachControl();
+  if (control) {
+    // Into the socket before the guest runs: its first instructions already find the interrupt.
+    VMFORK_CHECK(SendFully(control->Get(), options.control_bytes));
+    vm->control_ = std::move(*control);
+  } else if (control.error().code != ErrorCode::kState || !options.control_bytes.empty()) {
+    return std::unexpected(std::move(control).error());
+  }
   vm->machine_->Vsock().SetCid(options.cid);
   clock.Lap("identity");
   vm->machine_->ResumeDevices();
@@ -170,13 +192,15 @@ Result<void> Vm::CheckAlive() const {
 }
 
 Result<UniqueFd> Vm::TakeControl() {
-  std::lock_guard lock(mutex_);
-  if (!control_.IsValid()) return Fail(ErrorCode::kState, "take control channel", "there is none, or it was taken");
+  std::unique_lock lock(machine_mutex_);
+  if (!control_.IsValid())
+    return Fail(ErrorCode::kState, "take control channel", "there is none, or it was taken");
   return std::move(control_);
 }
 
 Result<void> Vm::Pause() {
-  std::lock_guard lock(mutex_);
+  std::lock_guard order(order_mutex_);
+  std::shared_lock lock(machine_mutex_);
   VMFORK_CHECK(CheckAlive());
   if (!paused_) machine_->Park();
   paused_ = true;
@@ -184,7 +208,8 @@ Result<void> Vm::Pause() {
 }
 
 Result<void> Vm::Resume() {
-  std::lock_guard lock(mutex_);
+  std::lock_guard order(order_mutex_);
+  std::shared_lock lock(machine_mutex_);
   VMFORK_CHECK(CheckAlive());
   if (paused_) machine_->Unpark();
   paused_ = false;
@@ -192,49 +217,53 @@ Result<void> Vm::Resume() {
 }
 
 Result<std::shared_ptr<Snapshot>> Vm::Freeze() {
-  std::lock_guard lock(mutex_);
+  std::lock_guard order(order_mutex_);
+  std::shared_lock lock(machine_mutex_);
   VMFORK_CHECK(CheckAlive());
   if (!paused_) return Fail(ErrorCode::kState, "snapshot", "the VM is not paused");
   VMFORK_TRY(state, machine_->ReadState(*engine_));
   VMFORK_TRY(image, CaptureImage(machine_->View()));
-  // The source goes on over the new image: what it shared with nobody it now shares with its clones.
+  // The source goes on over the new image: what it shared with nobody it now shares with its
+  // clones.
   VMFORK_CHECK(machine_->View().Remap(image));
   return std::make_shared<Snapshot>(std::move(image), std::move(state), std::string());
 }
 
 void Vm::Connect(uint32_t port, std::function<void(Result<UniqueFd>)> done) {
-  std::lock_guard lock(mutex_);
+  std::shared_lock lock(machine_mutex_);
   if (auto alive = CheckAlive(); !alive) return done(std::unexpected(alive.error()));
   machine_->Vsock().Connect(port, std::move(done));
 }
 
 Result<void> Vm::Listen(uint32_t port) {
-  std::lock_guard lock(mutex_);
+  std::shared_lock lock(machine_mutex_);
   VMFORK_CHECK(CheckAlive());
-  return machine_->Vsock().Listen(port, [observer = observer_, port](uint32_t guest_port, UniqueFd fd) {
-    observer->OnConnection(port, guest_port, std::move(fd));
-  });
+  return machine_->Vsock().Listen(port,
+                                  [observer = observer_, port](uint32_t guest_port, UniqueFd fd) {
+                                    observer->OnConnection(port, guest_port, std::move(fd));
+                                  });
 }
 
 void Vm::Unlisten(uint32_t port) {
-  std::lock_guard lock(mutex_);
+  std::shared_lock lock(machine_mutex_);
   if (machine_ != nullptr) machine_->Vsock().Unlisten(port);
 }
 
 void Vm::WatchConsole(bool on) {
-  std::lock_guard lock(mutex_);
+  std::shared_lock lock(machine_mutex_);
   if (machine_ == nullptr) return;
   if (!on) return machine_->Console().Watch(nullptr);
-  machine_->Console().Watch([observer = observer_](std::span<const std::byte> bytes) { observer->OnConsole(bytes); });
+  machine_->Console().Watch(
+      [observer = observer_](std::span<const std::byte> bytes) { observer->OnConsole(bytes); });
 }
 
 std::string Vm::ConsoleTail() const {
-  std::lock_guard lock(mutex_);
+  std::shared_lock lock(machine_mutex_);
   return machine_ == nullptr ? last_console_ : machine_->Console().Tail();
 }
 
 Result<MemoryUse> Vm::Memory() const {
-  std::lock_guard lock(mutex_);
+  std::shared_lock lock(machine_mutex_);
   VMFORK_CHECK(CheckAlive());
   VMFORK_TRY(counts, CountPages(std::span(machine_->View().Data(), machine_->View().Size())));
   return MemoryUse{.resident = counts.shared_bytes + counts.owned_bytes,
@@ -246,7 +275,8 @@ Result<std::vector<uint64_t>> Vm::SampleRip(uint32_t count, uint32_t interval_us
   std::vector<uint64_t> samples;
   for (uint32_t i = 0; i < count; ++i) {
     std::this_thread::sleep_for(std::chrono::microseconds(interval_us));
-    std::lock_guard lock(mutex_);
+    std::lock_guard order(order_mutex_);
+    std::shared_lock lock(machine_mutex_);
     VMFORK_CHECK(CheckAlive());
     if (paused_) return Fail(ErrorCode::kState, "sample", "the VM is paused");
     Vcpu& vcpu = machine_->BootVcpu();
@@ -265,7 +295,8 @@ void Vm::Destroy() {
   std::unique_ptr<Machine> machine;
   reporter_->Silence();
   {
-    std::lock_guard lock(mutex_);
+    std::lock_guard order(order_mutex_);
+    std::unique_lock lock(machine_mutex_);
     if (machine_ != nullptr) last_console_ = machine_->Console().Tail();
     machine = std::move(machine_);
     control_.Reset();

@@ -1,12 +1,15 @@
-// Vm: one virtual machine, made by Boot() or by Fork(); assembles memory, vCPUs and devices and owns them.
+// Vm: one virtual machine, made by Boot() or by Fork(); assembles memory, vCPUs and devices and
+// owns them.
 //
-// All methods may be called on any thread. Those marked *blocks* belong on Engine::Workers(), not on JavaScript's thread.
+// All methods may be called on any thread. Those marked *blocks* belong on Engine::Workers(), not
+// on JavaScript's thread.
 #pragma once
 
 #include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -22,12 +25,17 @@ class Machine;  // the parts of a live VM: machine.h
 
 class Vm {
  public:
-  // Loads a kernel into new memory and starts it. The guest's control connection (port 1024) arrives as OnConnection(). *blocks*
-  static Result<std::shared_ptr<Vm>> Boot(std::shared_ptr<Engine> engine, const BootOptions& options,
+  // Loads a kernel into new memory and starts it. The guest's control connection (port 1024)
+  // arrives as OnConnection(). *blocks*
+  static Result<std::shared_ptr<Vm>> Boot(std::shared_ptr<Engine> engine,
+                                          const BootOptions& options,
                                           std::shared_ptr<VmObserver> observer);
-  // A new VM over a copy-on-write view of the snapshot's memory, running. *blocks* (below a millisecond)
-  static Result<std::shared_ptr<Vm>> Fork(std::shared_ptr<Engine> engine, std::shared_ptr<const Snapshot> snapshot,
-                                          const ForkOptions& options, std::shared_ptr<VmObserver> observer);
+  // A new VM over a copy-on-write view of the snapshot's memory, running. *blocks* (below a
+  // millisecond)
+  static Result<std::shared_ptr<Vm>> Fork(std::shared_ptr<Engine> engine,
+                                          std::shared_ptr<const Snapshot> snapshot,
+                                          const ForkOptions& options,
+                                          std::shared_ptr<VmObserver> observer);
   ~Vm();  // Destroy()
 
   // The host end of a clone's control channel. Once; then, and for booted VMs, kState.
@@ -36,10 +44,12 @@ class Vm {
 
   Result<void> Pause();   // *blocks* until every vCPU is parked and devices are still. Idempotent.
   Result<void> Resume();  // Idempotent.
-  // Freezes a paused VM. It stays paused; from then on it runs on over the new image itself. *blocks*
+  // Freezes a paused VM. It stays paused; from then on it runs on over the new image itself.
+  // *blocks*
   Result<std::shared_ptr<Snapshot>> Freeze();
 
-  // Dials a port of the guest; `done` gets a connected Unix stream socket. Errors: kConnectionRefused, kGone.
+  // Dials a port of the guest; `done` gets a connected Unix stream socket. Errors:
+  // kConnectionRefused, kGone.
   void Connect(uint32_t port, std::function<void(Result<UniqueFd>)> done);
   Result<void> Listen(uint32_t port);  // connections arrive as OnConnection()
   void Unlisten(uint32_t port);
@@ -50,7 +60,8 @@ class Vm {
   // RIP of vCPU 0, `count` times, `interval_us` apart: where a boot spends its time. *blocks*
   Result<std::vector<uint64_t>> SampleRip(uint32_t count, uint32_t interval_us);
 
-  // Stops the vCPUs, closes every connection, unmaps the memory. Pending Connect()s get kGone. Idempotent; *blocks* until all is gone.
+  // Stops the vCPUs, closes every connection, unmaps the memory. Pending Connect()s get kGone.
+  // Idempotent; *blocks* until all is gone.
   void Destroy();
 
  private:
@@ -58,16 +69,21 @@ class Vm {
 
   Vm(std::shared_ptr<Engine> engine, std::shared_ptr<VmObserver> observer);
   Result<void> BuildMachine(MachineConfig config, std::shared_ptr<const Image> image,
-                            std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes, StageClock& clock);
+                            std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes,
+                            StageClock& clock);
   Result<void> CheckAlive() const;
 
   std::shared_ptr<Engine> engine_;
   std::shared_ptr<VmObserver> observer_;
   std::shared_ptr<EndReporter> reporter_;
-  mutable std::mutex mutex_;  // guards all below, and the order of Pause, Resume, Freeze, Destroy
+  std::mutex
+      order_mutex_;  // one of Pause, Resume, Freeze, SampleRip, Destroy at a time; guards paused_
+  bool paused_ = false;
+  // Guards the three below; held shared by whoever uses the machine, and only for as long as that
+  // takes. Taken after order_mutex_.
+  mutable std::shared_mutex machine_mutex_;
   std::unique_ptr<Machine> machine_;  // null: destroyed
   UniqueFd control_;
-  bool paused_ = false;
   std::string last_console_;
   std::vector<Stage> stages_;  // written before anybody else has this Vm
 };
