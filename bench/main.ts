@@ -2,13 +2,15 @@
 
 import { argv, exit, stderr, stdout } from 'node:process';
 import { Command, InvalidArgumentError } from 'commander';
+import { EXIT } from '#src/cli/exit-codes.js';
+import { describeFailure } from '#src/cli/failure.js';
 import { CASES } from './cases/index.js';
 import { type BenchCase, runCase } from './harness/case.js';
 import { formatReport, type Report } from './harness/report.js';
 import { drawSavedReports, saveReport } from './harness/results.js';
 
 const MOST_SAMPLES = 1_000_000;
-const SIGINT_EXIT_CODE = 130;
+const SIGINT = 2;
 
 interface Options {
   json?: boolean;
@@ -18,6 +20,7 @@ interface Options {
 }
 
 const program = new Command('bench')
+  .exitOverride(({ exitCode }) => exit(exitCode === 0 ? EXIT.ok : EXIT.usage))
   .description('Measures the engine. Every figure says its machine, kernel, commit and n.')
   .argument('[case]', 'a case, or `all`')
   .option('--json', 'print one JSON document and nothing else')
@@ -27,8 +30,13 @@ const program = new Command('bench')
   .addHelpText('after', `\nCases:\n${CASES.map(describeCase).join('\n')}`)
   .action(run);
 
-process.once('SIGINT', () => exit(SIGINT_EXIT_CODE));
-await program.parseAsync(argv);
+process.once('SIGINT', () => exit(EXIT.signalled + SIGINT));
+try {
+  await program.parseAsync(argv);
+} catch (error) {
+  stderr.write(`${describeFailure(error)}\n`);
+  exit(EXIT.failed);
+}
 
 async function run(name: string | undefined, options: Options): Promise<void> {
   const chosen = name === undefined ? [] : casesNamed(name);

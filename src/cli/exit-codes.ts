@@ -1,0 +1,31 @@
+// What the exit codes of `vmfork` mean: one table, used by the code and shown by `--help`.
+
+/** Exit codes; those of `exec` follow env(1), timeout(1) and the shells. */
+export const EXIT = {
+  ok: 0,
+  /** It did not work; the message says why. `doctor`: it found problems. */
+  failed: 1,
+  /** The command line is wrong. */
+  usage: 2,
+  /** `exec`: --timeout-ms passed. */
+  timedOut: 124,
+  /** `exec`: vmfork itself failed. */
+  execFailed: 125,
+  /** `exec`: the command was found but could not be started. */
+  cannotStart: 126,
+  /** `exec`: the command was not found in the guest. */
+  notFound: 127,
+  /** Plus the number of the signal that ended vmfork or the command. */
+  signalled: 128,
+} as const;
+
+export const EXIT_HELP = `
+Exit codes:
+  0    success; of exec: the command's own code
+  1    it did not work, or doctor found problems
+  2    wrong command line
+  124  exec: --timeout-ms passed
+  125  exec: vmfork itself failed
+  126  exec: the command could not be started
+  127  exec: the command was not found in the guest
+  128+n  signal n ended vmfork or the command (130: Ctrl-C)`;
