@@ -17,8 +17,11 @@ const MIB = 1024 * 1024;
 const DEFAULT_MEMORY_MIB = 128;
 const DEFAULT_BOOT_TIMEOUT_MS = 60_000;
 const DEFAULT_CONSOLE_BYTES = 64 * 1024;
-// What a kernel needs to find the agent and end cleanly, for kernels brought along by the user.
-const PLAIN_CMDLINE = { common: 'console=ttyS0 reboot=t panic=-1 rdinit=/init quiet', pvm: '' };
+// For kernels brought along: find the agent, end cleanly, and on PVM keep to the instructions that KVM's interpreter knows.
+const PLAIN_CMDLINE = {
+  common: 'console=ttyS0 reboot=t panic=-1 rdinit=/init quiet',
+  pvm: 'noxsave clearcpuid=popcnt,erms,fsrm,smap,smep,rdrand,rdseed,fsgsbase,invpcid,cx16,avx2,pcid',
+};
 
 /** A VM that was booted, to be snapshotted. */
 export class Template extends Vm {
@@ -71,14 +74,14 @@ function machineOptions(
   const diskPaths = options.diskPaths ?? (guest ? [guest.userlandPath] : []);
   const kernelPath = resolve(options.kernelPath ?? guest?.kernelPath ?? '');
   const initrdPath = options.initrdPath ?? guest?.initrdPath;
-  const cmdline = { cmdline: guest?.cmdline ?? PLAIN_CMDLINE };
+  const cmdline = brought || !guest ? PLAIN_CMDLINE : guest.cmdline;
   return {
     guest: brought || !guest ? kernelPath : guest.id,
     native: {
       kernelPath,
       initrdPath: initrdPath === undefined ? null : resolve(initrdPath),
       diskPaths: diskPaths.map((path) => resolve(path)),
-      cmdline: commandLine(cmdline, probeHost().kind, options.cmdline),
+      cmdline: commandLine({ cmdline }, probeHost().kind, options.cmdline),
       memoryBytes: (options.memoryMiB ?? DEFAULT_MEMORY_MIB) * MIB,
       vcpus: options.vcpus ?? 1,
       cid,

@@ -43,7 +43,7 @@ export const COMPANION_PORT = 7000;
 export async function companionSnapshot(base: Snapshot, pages: number): Promise<Snapshot> {
   await using clone = await base.fork();
   await startProgram(clone, 'companion', [String(COMPANION_PORT), String(pages)]);
-  return clone.snapshot();
+  return await clone.snapshot();
 }
 
 /** A conversation with the companion of one clone. */
@@ -84,6 +84,22 @@ export async function askOnce(vm: Vm, request: string): Promise<string> {
   } finally {
     companion.close();
   }
+}
+
+/** Works on all items, a few at a time: many busy guests on few processors only delay each other. */
+export async function fewAtATime<T, R>(
+  items: readonly T[],
+  work: (item: T, index: number) => Promise<R>,
+): Promise<R[]> {
+  const results: R[] = [];
+  const queue = [...items.entries()];
+  const worker = async () => {
+    for (let next = queue.shift(); next; next = queue.shift()) {
+      results[next[0]] = await work(next[1], next[0]);
+    }
+  };
+  await Promise.all(Array.from({ length: 4 }, worker));
+  return results;
 }
 
 /** Destroys all. */

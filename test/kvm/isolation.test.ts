@@ -6,6 +6,7 @@ import {
   COMPANION_PORT,
   Companion,
   destroyAll,
+  fewAtATime,
   startProgram,
   templateSnapshot,
 } from '../helpers/kvm.js';
@@ -20,7 +21,7 @@ beforeAll(async () => {
 afterAll(() => base?.destroy());
 
 async function askAll(clones: Clone[], request: (index: number) => string): Promise<string[]> {
-  return Promise.all(clones.map((clone, index) => askOnce(clone, request(index))));
+  return fewAtATime(clones, (clone, index) => askOnce(clone, request(index)));
 }
 
 test('a write in one clone is seen by no other, both directions', async () => {
