@@ -1,44 +1,52 @@
+// BlockDevice: a read-only disk over a file (virtio 1.2, section 5.2). All clones of a snapshot
+// share the open file and the host's page cache of it.
 #pragma once
-#include <sys/uio.h>
-#include <cstring>
+
+#include <memory>
+#include <string>
+
 #include "base/file.h"
 #include "devices/virtio/device.h"
-#include "devices/virtio/iovec.h"
+
 namespace vmfork {
+
 class BlockDevice : public VirtioDevice {
  public:
-  BlockDevice(std::shared_ptr<const File> f, std::string id) : file_(std::move(f)), id_(std::move(id)) {}
-  void Attach(DeviceContext* c) override { context_ = c; }
-  uint32_t DeviceId() const override { return 2; }
-  uint64_t OfferedFeatures() const override { return 1 << 5; }
-  std::vector<uint16_t> QueueSizes() const override { return {64}; }
-  void ReadConfig(uint64_t o, std::span<std::byte> d) override { uint64_t n = file_->Size() / 512; CopyConfig(std::as_bytes(std::span(&n, 1)), o, d); }
+  static constexpr uint64_t kSectorBytes = 512;
+  static constexpr size_t kIdBytes = 20;  // section 5.2.6: length of the GET_ID answer
+
+  // `id` is what the guest sees as the disk's serial number, cut to kIdBytes. A last partial sector
+  // of the file is not visible.
+  BlockDevice(std::shared_ptr<const File> file, std::string id);
+
+  void Attach(DeviceContext* context) override { context_ = context; }
+  uint32_t DeviceId() const override;
+  uint64_t OfferedFeatures() const override;
+  std::vector<uint16_t> QueueSizes() const override;
+  void ReadConfig(uint64_t offset, std::span<std::byte> data) override;
   void WriteConfig(uint64_t, std::span<const std::byte>) override {}
   void Activate(uint64_t) override {}
   void Reset() override {}
-  void ProcessQueues() override {
-    auto& q = context_->Queue(0);
-    DescriptorChain chain;
-    do {
-      while (q.Pop(chain)) {
-        struct { uint32_t type, r; uint64_t sector; } h{};
-        CopyFromIovecs(chain.readable, std::as_writable_bytes(std::span(&h, 1)));
-        std::vector<iovec> data, st;
-        size_t n = CutIovecs(chain.writable, 0, chain.writable_bytes - 1, data);
-        CutIovecs(chain.writable, chain.writable_bytes - 1, 1, st);
-        uint8_t status = 2;
-        uint32_t w = 0;
-        if (h.type == 0) { status = 1; if (preadv(file_->Get(), data.data(), (int)data.size(), (off_t)h.sector * 512) == (ssize_t)n) { status = 0; w = (uint32_t)n; } }
-        *(uint8_t*)st[0].iov_base = status;
-        q.AddUsed(chain.head, w + 1);
-      }
-    } while (q.EnableNotification());
-  }
-  void Save(ByteWriter&) const override {}
-  Result<void> Restore(ByteReader&) override { return {}; }
+  void ProcessQueues() override;
+  void Save(ByteWriter& out) const override;
+  // Refuses state of a disk of another size.
+  Result<void> Restore(ByteReader& in) override;
+
  private:
+  void HandleRequest(Virtqueue& queue, const DescriptorChain& chain);
+  // Fills data_; a VIRTIO_BLK_S_* status.
+  uint8_t Execute(uint32_t type, uint64_t sector, size_t data_bytes);
+  uint8_t ReadSectors(uint64_t sector, size_t data_bytes);
+  uint8_t WriteId() const;
+
   DeviceContext* context_ = nullptr;
-  std::shared_ptr<const File> file_;
-  std::string id_;
+  const std::shared_ptr<const File> file_;
+  const std::string id_;
+  const uint64_t capacity_sectors_;
+  // Reused, so that requests cause no allocation.
+  DescriptorChain chain_;
+  std::vector<iovec> data_;
+  std::vector<iovec> rest_;
 };
-}
+
+}  // namespace vmfork

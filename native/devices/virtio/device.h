@@ -79,6 +79,24 @@ class VirtioDevice {
   virtual Result<void> Restore(ByteReader& in) = 0;
 };
 
+// Takes chains off a queue and calls handle(queue, chain) for each, then asks to be notified of the
+// next. The loop's thread serves other VMs too, so a driver that never stops making chains
+// available is served in turns.
+template <typename Handle>
+void DrainQueue(DeviceContext& context, size_t index, DescriptorChain& chain, Handle handle) {
+  Virtqueue& queue = context.Queue(index);
+  const size_t turn = size_t{2} * queue.MaxSize();
+  size_t done = 0;
+  do {
+    while (queue.Pop(chain)) {
+      handle(queue, chain);
+      if (++done >= turn) return context.ScheduleWork();
+    }
+    // Counted too: a driver may move its index to and fro.
+    if (++done >= turn) return context.ScheduleWork();
+  } while (queue.EnableNotification());
+}
+
 // ReadConfig() for a device whose configuration space is a plain structure.
 inline void CopyConfig(std::span<const std::byte> config, uint64_t offset,
                        std::span<std::byte> data) {

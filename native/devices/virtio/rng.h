@@ -1,32 +1,28 @@
+// RngDevice: the entropy device (virtio 1.2, section 5.4). The smallest device: a model for others.
 #pragma once
-#include <sys/random.h>
-#include <sys/uio.h>
+
 #include "devices/virtio/device.h"
+
 namespace vmfork {
+
 class RngDevice : public VirtioDevice {
  public:
-  void Attach(DeviceContext* c) override { context_ = c; }
-  uint32_t DeviceId() const override { return 4; }
+  void Attach(DeviceContext* context) override { context_ = context; }
+  uint32_t DeviceId() const override;
   uint64_t OfferedFeatures() const override { return 0; }
-  std::vector<uint16_t> QueueSizes() const override { return {64}; }
-  void ReadConfig(uint64_t o, std::span<std::byte> d) override { CopyConfig({}, o, d); }
+  std::vector<uint16_t> QueueSizes() const override;
+  void ReadConfig(uint64_t offset, std::span<std::byte> data) override;
   void WriteConfig(uint64_t, std::span<const std::byte>) override {}
   void Activate(uint64_t) override {}
   void Reset() override {}
-  void ProcessQueues() override {
-    auto& q = context_->Queue(0);
-    DescriptorChain chain;
-    do {
-      while (q.Pop(chain)) {
-        uint32_t n = 0;
-        for (auto& v : chain.writable) { auto len = std::min<size_t>(v.iov_len, 256); if (getrandom(v.iov_base, len, 0) == (ssize_t)len) n += len; break; }
-        q.AddUsed(chain.head, n);
-      }
-    } while (q.EnableNotification());
-  }
+  void ProcessQueues() override;
+  // No state: each clone draws its own bytes from the host.
   void Save(ByteWriter&) const override {}
   Result<void> Restore(ByteReader&) override { return {}; }
+
  private:
   DeviceContext* context_ = nullptr;
+  DescriptorChain chain_;  // reused
 };
-}
+
+}  // namespace vmfork
