@@ -6,7 +6,7 @@ import { root } from './lib/project.mjs';
 import { main, runCheck } from './lib/run.mjs';
 
 // A file may include only from its own layer and those before it.
-const layers = ['base', 'kvm', 'memory', 'boot', 'vcpu', 'devices', 'snapshot', 'vm', 'binding'];
+const layers = ['base', 'memory', 'kvm', 'boot', 'devices', 'vcpu', 'snapshot', 'vm', 'binding'];
 
 const read = (path) => readFileSync(join(root, path), 'utf8');
 
