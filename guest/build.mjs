@@ -82,8 +82,9 @@ function initramfsEntries(agent) {
 
 /** manifest.json: what the parts are, so that a snapshot can name the guest that it was made of. */
 function writeManifest(cacheDir, { kernel, initrd, userland }, paths) {
-  const keys = [kernel.key, initrd.key, userland.key];
-  const id = createHash('sha256').update(keys.join()).digest('hex').slice(0, 32);
+  const cmdline = readFileSync(join(root, 'guest/kernel/cmdline.json'), 'utf8');
+  const identity = [kernel.key, initrd.key, userland.key, cmdline].join();
+  const id = createHash('sha256').update(identity).digest('hex').slice(0, 32);
   const manifestPath = join(cacheDir, 'guest', `manifest-${id}.json`);
   if (existsSync(manifestPath)) {
     // The library takes the newest manifest for the guest in use.
@@ -92,7 +93,7 @@ function writeManifest(cacheDir, { kernel, initrd, userland }, paths) {
   }
   const manifest = {
     kernelRelease: readFileSync(join(kernel.folder, 'kernel.release'), 'utf8').trim(),
-    cmdline: JSON.parse(readFileSync(join(root, 'guest/kernel/cmdline.json'), 'utf8')),
+    cmdline: JSON.parse(cmdline),
     kernel: describe(paths.kernelPath, kernel.key),
     systemMapPath: join(kernel.folder, 'System.map'),
     initrd: describe(paths.initrdPath, initrd.key),

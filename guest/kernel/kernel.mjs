@@ -41,7 +41,8 @@ const makeArguments = ['ARCH=x86_64', compilerFlags, 'LOCALVERSION='];
 /** { folder, cached, key }: vmlinux, System.map, config and kernel.release are in the folder. */
 export async function buildKernel({ cacheDir, kernelTarball, onProgress }) {
   const tarball = findTarball(kernelTarball);
-  const key = hashInputs(listFiles('guest/kernel'), [
+  // The command line is used at boot only: the manifest has it, the kernel does not depend on it.
+  const key = hashInputs(listFiles('guest/kernel', (path) => !path.endsWith('cmdline.json')), [
     await tarballDigest(cacheDir, tarball),
     await toolVersion('gcc'),
     await toolVersion('ld'),
