@@ -42,11 +42,10 @@ const makeArguments = ['ARCH=x86_64', compilerFlags, 'LOCALVERSION='];
 export async function buildKernel({ cacheDir, kernelTarball, onProgress }) {
   const tarball = findTarball(kernelTarball);
   // The command line is used at boot only: the manifest has it, the kernel does not depend on it.
-  const key = hashInputs(listFiles('guest/kernel', (path) => !path.endsWith('cmdline.json')), [
-    await tarballDigest(cacheDir, tarball),
-    await toolVersion('gcc'),
-    await toolVersion('ld'),
-  ]);
+  const key = hashInputs(
+    listFiles('guest/kernel', (path) => !path.endsWith('cmdline.json')),
+    [await tarballDigest(cacheDir, tarball), await toolVersion('gcc'), await toolVersion('ld')],
+  );
   const result = await cached({ cacheDir, name: 'kernel', key, onProgress }, async (folder) => {
     await compileInto(folder, tarball, onProgress);
   });
