@@ -24,7 +24,7 @@ export async function cached({ cacheDir, name, key, onProgress }, build) {
   );
   try {
     if (existsSync(folder)) return { folder, cached: true };
-    removeAbandoned(join(cacheDir, 'guest'));
+    removeAbandoned(join(cacheDir, 'guest'), `${folder}.tmp`);
     await buildAndPublish(folder, build);
     return { folder, cached: false };
   } finally {
@@ -32,12 +32,12 @@ export async function cached({ cacheDir, name, key, onProgress }, build) {
   }
 }
 
-/** What killed builds left behind: work folders without a living owner, ours included. */
-function removeAbandoned(parent) {
+/** What killed builds left behind: work folders without a living owner, and the one that we are about to make. */
+function removeAbandoned(parent, own) {
   for (const name of readdirSync(parent).filter((entry) => entry.endsWith('.tmp'))) {
     const path = join(parent, name);
     const lockPath = path.replace(/tmp$/, 'lock');
-    const busy = existsSync(lockPath) && isOwnerAlive(lockPath) && !isOurs(lockPath);
+    const busy = path !== own && existsSync(lockPath) && isOwnerAlive(lockPath);
     if (!busy) rmSync(path, { recursive: true, force: true });
   }
 }
@@ -95,8 +95,6 @@ function isOwnerAlive(path) {
     return false;
   }
 }
-
-const isOurs = (path) => Number.parseInt(readFileSync(path, 'utf8'), 10) === process.pid;
 
 /** Process id and start time (field 22 of /proc/PID/stat, proc(5)): an id alone may be in use again. */
 function identityOf(pid) {
