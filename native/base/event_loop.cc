@@ -12,7 +12,7 @@
 
 namespace vmfork {
 
-Result<std::unique_ptr<EventLoop>> EventLoop::Start(std::string thread_name) {
+Result<std::unique_ptr<EventLoop>> EventLoop::Start(const std::string& thread_name) {
   UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
   if (!epoll.IsValid()) return FailErrno("epoll_create1");
   VMFORK_TRY(wake, EventFd::Create());

@@ -24,7 +24,7 @@ class EventHandler {
 class EventLoop {
  public:
   // Starts the thread.
-  static Result<std::unique_ptr<EventLoop>> Start(std::string thread_name);
+  static Result<std::unique_ptr<EventLoop>> Start(const std::string& thread_name);
   ~EventLoop();  // stops and joins; must not be called on the loop's own thread
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;

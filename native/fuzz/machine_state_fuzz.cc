@@ -1,6 +1,7 @@
 // The decoder of snapshot state. Fuzzed bytes are wrapped with right checksums half of the time, so
 // that sections are reached.
 #include <cstring>
+#include <tuple>
 
 #include "base/byte_io.h"
 #include "base/crc32c.h"
@@ -9,7 +10,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace vmfork;
   const auto input = std::as_bytes(std::span(data, size));
-  (void)DecodeMachineState(input);
+  std::ignore = DecodeMachineState(input);
   // Read as: sections of (tag byte, length byte, payload), given a valid frame.
   ByteReader in(input);
   ByteWriter sections;
@@ -26,6 +27,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   blob.Put(kSnapshotFormatVersion);
   blob.Put(Crc32c(sections.Bytes()));
   blob.PutBytes(sections.Bytes());
-  (void)DecodeMachineState(blob.Bytes());
+  std::ignore = DecodeMachineState(blob.Bytes());
   return 0;
 }

@@ -159,7 +159,7 @@ Result<std::shared_ptr<Vm>> Vm::Boot(std::shared_ptr<Engine> engine, const BootO
 }
 
 Result<std::shared_ptr<Vm>> Vm::Fork(std::shared_ptr<Engine> engine,
-                                     std::shared_ptr<const Snapshot> snapshot,
+                                     const std::shared_ptr<const Snapshot>& snapshot,
                                      const ForkOptions& options,
                                      std::shared_ptr<VmObserver> observer) {
   StageClock clock;

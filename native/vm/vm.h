@@ -33,7 +33,7 @@ class Vm {
   // A new VM over a copy-on-write view of the snapshot's memory, running. *blocks* (below a
   // millisecond)
   static Result<std::shared_ptr<Vm>> Fork(std::shared_ptr<Engine> engine,
-                                          std::shared_ptr<const Snapshot> snapshot,
+                                          const std::shared_ptr<const Snapshot>& snapshot,
                                           const ForkOptions& options,
                                           std::shared_ptr<VmObserver> observer);
   ~Vm();  // Destroy()
