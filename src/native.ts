@@ -3,6 +3,7 @@
 // Everything below this border is bytes, numbers and handles. Options are validated in options.ts before they get here; the addon
 // checks only what memory safety needs. Every method that can take longer than half a millisecond returns a Promise.
 
+import { statSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -140,16 +141,24 @@ export function loadNative(): NativeAddon {
   return addon;
 }
 
+/** Size and time of the loaded addon's file: two builds of one version may differ in what they understand. */
+export function addonBuild(): string {
+  const { size, mtimeMs } = statSync((loadNative() as LoadedAddon).path);
+  return `${size} ${mtimeMs}`;
+}
+
 function loadAddon(): NativeAddon {
   try {
     const bindings = createRequire(import.meta.url)('bindings') as Bindings;
-    return bindings({ bindings: 'vmfork', module_root: moduleRoot }) as NativeAddon;
+    return bindings({ bindings: 'vmfork', module_root: moduleRoot });
   } catch (cause) {
     throw new VmforkError('VMF_ADDON', loadFailure(cause as NodeJS.ErrnoException), { cause });
   }
 }
 
-type Bindings = (options: { bindings: string; module_root: string }) => unknown;
+// `bindings` adds where it found the file.
+type LoadedAddon = NativeAddon & { path: string };
+type Bindings = (options: { bindings: string; module_root: string }) => LoadedAddon;
 
 // The advice that fits: an addon that is absent, one for another machine, and one made by an older toolchain fail differently.
 function loadFailure(error: NodeJS.ErrnoException): string {

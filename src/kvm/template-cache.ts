@@ -5,6 +5,7 @@ import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { debug } from '../diagnostics.js';
 import { VmforkError } from '../errors.js';
+import { addonBuild } from '../native.js';
 import { BOOT_OPTIONS, type BootOptions, checkOptions } from '../options.js';
 import { VERSION } from '../version.js';
 import { Engine, probeHost } from './engine.js';
@@ -57,7 +58,13 @@ async function entryNames(options: CachedOptions): Promise<{ family: string; mem
   const own = options.kernelPath ?? options.initrdPath ?? options.diskPaths;
   const files = [options.kernelPath, options.initrdPath, ...(options.diskPaths ?? [])];
   const guest = options.kernelPath && options.initrdPath ? '' : findGuest().id;
-  const facts = [VERSION, guest, own ? await fileFacts(files) : '', await hostFacts()];
+  const facts = [
+    VERSION,
+    addonBuild(),
+    guest,
+    own ? await fileFacts(files) : '',
+    await hostFacts(),
+  ];
   return {
     family: hash(JSON.stringify(shape, Object.keys(shape).sort())),
     member: hash(facts.join('\n')),

@@ -19,7 +19,7 @@ const DEFAULT_BOOT_TIMEOUT_MS = 60_000;
 const DEFAULT_CONSOLE_BYTES = 64 * 1024;
 // For kernels brought along: find the agent, end cleanly, and on PVM keep to the instructions that KVM's interpreter knows.
 const PLAIN_CMDLINE = {
-  common: 'console=ttyS0 reboot=t panic=-1 rdinit=/init quiet',
+  common: 'console=ttyS0 reboot=k panic=-1 rdinit=/init quiet',
   pvm: 'noxsave clearcpuid=popcnt,erms,fsrm,smap,smep,rdrand,rdseed,fsgsbase,invpcid,cx16,avx2,pcid',
 };
 

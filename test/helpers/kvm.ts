@@ -87,7 +87,7 @@ export async function askOnce(vm: Vm, request: string): Promise<string> {
 }
 
 /** Works on all items, a few at a time: many busy guests on few processors only delay each other. */
-export async function fewAtATime<T, R>(
+async function fewAtATime<T, R>(
   items: readonly T[],
   work: (item: T, index: number) => Promise<R>,
 ): Promise<R[]> {
@@ -100,6 +100,48 @@ export async function fewAtATime<T, R>(
   };
   await Promise.all(Array.from({ length: 4 }, worker));
   return results;
+}
+
+/**
+ * Many clones of which few are at work: the others stand still, because even an idle guest ticks. Disposing destroys all,
+ * also when a test failed, so that the next one has the processors to itself.
+ */
+export class Herd {
+  readonly clones: readonly Clone[];
+
+  private constructor(clones: readonly Clone[]) {
+    this.clones = clones;
+  }
+
+  static async of(snapshot: Snapshot, count: number): Promise<Herd> {
+    const clones: Clone[] = [];
+    const batch = Math.min(count, 10);
+    while (clones.length < count) {
+      const forked = await snapshot.fork({ count: Math.min(batch, count - clones.length) });
+      clones.push(...forked);
+      await Promise.all(forked.map((clone) => clone.pause()));
+    }
+    return new Herd(clones);
+  }
+
+  /** Asks the companion of each clone. */
+  ask(request: (index: number) => string): Promise<string[]> {
+    return this.each((clone, index) => askOnce(clone, request(index)));
+  }
+
+  /** Works on each clone, a few at a time. */
+  each<R>(work: (clone: Clone, index: number) => Promise<R>): Promise<R[]> {
+    return fewAtATime(this.clones, async (clone, index) => {
+      await clone.resume();
+      const result = await work(clone, index);
+      await clone.pause();
+      return result;
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.clones.map((clone) => clone.destroy()));
+  }
 }
 
 /** Destroys all. */
