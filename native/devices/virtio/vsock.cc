@@ -1,59 +1,44 @@
+// The connection table and the queues.
 #include "devices/virtio/vsock.h"
 
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include <linux/virtio_ids.h>
 
-#include <cstring>
+#include <algorithm>
+#include <array>
+#include <string>
+#include <utility>
 
 #include "devices/virtio/iovec.h"
 
 namespace vmfork {
 
 namespace {
-constexpr uint16_t kStream = 1;
-enum Op : uint16_t { kRequest = 1, kResponse = 2, kRst = 3, kShutdown = 4, kRw = 5, kCreditUpdate = 6, kCreditRequest = 7 };
-constexpr uint32_t kShutReceive = 1, kShutSend = 2;
-constexpr uint32_t kBufAlloc = 256 << 10;
-constexpr uint64_t kHostCid = 2;
-constexpr size_t kMaxConnections = 1024, kMaxControl = 4096;
-constexpr size_t kHeaderBytes = sizeof(VsockHeader);
-static_assert(kHeaderBytes == 44);
+enum QueueIndex : size_t { kRx = 0, kTx = 1 };  // section 5.10.2; events are never sent
+constexpr uint16_t kDataQueueSize = 128, kEventQueueSize = 8;
+constexpr uint32_t kHostCid = 2;
+constexpr uint32_t kFirstGuestCid = 3;  // section 5.10.4: 0 to 2 are reserved
+constexpr size_t kMaxResets = 1024;
+// The guest's packets stop at kMaxResets; the host's side may add one a connection.
+constexpr size_t kMaxSavedResets = kMaxResets + 2 * VsockDevice::kMaxConnections;
+// Packets handled before other VMs have their turn.
+constexpr size_t kTurn = 256;
 }  // namespace
 
-struct VsockDevice::Connection : EventHandler {
-  explicit Connection(VsockDevice& device) : device(device) {}
-  void OnEvents(uint32_t events) override {
-    DeviceLock lock(*device.context_);
-    device.OnSocket(*this, events);
-  }
-  VsockDevice& device;
-  uint32_t host_port = 0, guest_port = 0;
-  UniqueFd fd;
-  ConnectDone connecting;
-  uint32_t watched = 0;
-  bool added = false, readable = false, eof = false, dead = false;
-  bool guest_sent_all = false, closing = false, credit_queued = false;
-  uint32_t peer_buf_alloc = 0, peer_fwd_cnt = 0, tx_cnt = 0;
-  uint32_t rx_cnt = 0, fwd_cnt = 0, told_fwd_cnt = 0;
-  std::vector<std::byte> pending;
-  size_t pending_start = 0;
-
-  uint32_t Credit() const {
-    const uint32_t used = tx_cnt - peer_fwd_cnt;
-    return used > peer_buf_alloc ? 0 : peer_buf_alloc - used;
-  }
-  size_t Pending() const { return pending.size() - pending_start; }
-};
-
 VsockDevice::VsockDevice(EventLoop& loop, uint32_t guest_cid, uint32_t control_port)
-    : loop_(loop), guest_cid_(guest_cid), control_port_(control_port) {}
-VsockDevice::~VsockDevice() = default;
+    : loop_(loop), control_port_(control_port), guest_cid_(guest_cid), driver_cid_(guest_cid) {}
+
+uint32_t VsockDevice::DeviceId() const { return VIRTIO_ID_VSOCK; }
+
+std::vector<uint16_t> VsockDevice::QueueSizes() const {
+  return {kDataQueueSize, kDataQueueSize, kEventQueueSize};
+}
 
 void VsockDevice::ReadConfig(uint64_t offset, std::span<std::byte> data) {
   const uint64_t cid = guest_cid_;
   CopyConfig(std::as_bytes(std::span(&cid, 1)), offset, data);
 }
+
+void VsockDevice::Activate(uint64_t) { driver_cid_ = guest_cid_; }
 
 void VsockDevice::SetCid(uint32_t cid) {
   DeviceLock lock(*context_);
@@ -62,38 +47,40 @@ void VsockDevice::SetCid(uint32_t cid) {
   context_->ConfigChanged();
 }
 
-Result<UniqueFd> VsockDevice::AttachSocket(Connection& connection) {
-  int pair[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) return FailErrno("socketpair");
-  connection.fd = UniqueFd(pair[0]);
-  UniqueFd user(pair[1]);
-  for (int fd : pair) {
-    const int bytes = kBufAlloc;
-    ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
-  }
-  UpdateInterest(connection);
-  return user;
-}
+// ---- The host's calls ----
 
 void VsockDevice::Connect(uint32_t port, ConnectDone done) {
   DeviceLock lock(*context_);
   if (shut_down_ || connections_.size() >= kMaxConnections) {
-    return loop_.Post([done] { done(Fail(ErrorCode::kGone, "connect", "too many connections or no VM")); });
+    Error error{shut_down_ ? ErrorCode::kGone : ErrorCode::kState, "connect", 0,
+                shut_down_ ? "the VM has ended" : "too many connections"};
+    return loop_.Post(
+        [done = std::move(done), error = std::move(error)] { done(std::unexpected(error)); });
   }
-  while (connections_.contains({next_port_, port})) ++next_port_;
-  auto connection = std::make_unique<Connection>(*this);
-  connection->host_port = next_port_++;
-  connection->guest_port = port;
-  connection->connecting = std::move(done);
-  QueueControl(connection->host_port, port, kRequest, 0, connection.get());
-  const Key key{connection->host_port, port};
-  connections_[key] = std::move(connection);
-  PumpRx();
+  VsockConnection& connection = Add({PickHostPort(port), port});
+  connection.connecting = std::move(done);
+  connection.Owe(VsockOp::kRequest);
+  Attend(connection);
+  ProcessRx();
+}
+
+uint32_t VsockDevice::PickHostPort(uint32_t guest_port) {
+  // Far more ports than connections: one is free.
+  for (;;) {
+    const uint32_t port = next_port_;
+    next_port_ = port == kLastHostPort ? kFirstHostPort : port + 1;
+    if (port != control_port_ && !listeners_.contains(port) &&
+        !connections_.contains({port, guest_port})) {
+      return port;
+    }
+  }
 }
 
 Result<void> VsockDevice::Listen(uint32_t port, ListenCallback callback) {
   DeviceLock lock(*context_);
-  if (!listeners_.emplace(port, std::move(callback)).second) return Fail(ErrorCode::kState, "listen", "port in use");
+  if (!listeners_.emplace(port, std::move(callback)).second) {
+    return vmfork::Fail(ErrorCode::kState, "listen", "port " + std::to_string(port) + " is in use");
+  }
   return {};
 }
 
@@ -104,293 +91,300 @@ void VsockDevice::Unlisten(uint32_t port) {
 
 Result<UniqueFd> VsockDevice::AttachControl() {
   DeviceLock lock(*context_);
-  for (auto& [key, connection] : connections_) {
-    if (key.first == control_port_) return AttachSocket(*connection);
+  const auto found = control_guest_port_ ? connections_.find({control_port_, *control_guest_port_})
+                                         : connections_.end();
+  if (found == connections_.end() || found->second->Attached()) {
+    return vmfork::Fail(ErrorCode::kState, "attach control channel", "none waits for a host end");
   }
-  return Fail(ErrorCode::kState, "attach control channel", "the snapshot has none");
+  VMFORK_TRY(user, found->second->Attach());
+  if (context_->Running()) {
+    found->second->Resume();
+    Attend(*found->second);
+  }
+  return user;
 }
 
-void VsockDevice::QueueControl(uint32_t host_port, uint32_t guest_port, uint16_t op, uint32_t flags, const Connection* connection) {
-  if (control_.size() >= kMaxControl) return;
-  VsockHeader header;
-  header.src_cid = kHostCid;
-  header.dst_cid = guest_cid_;
-  header.src_port = host_port;
-  header.dst_port = guest_port;
-  header.type = kStream;
-  header.op = op;
-  header.flags = flags;
-  header.buf_alloc = kBufAlloc;
-  header.fwd_cnt = connection != nullptr ? connection->fwd_cnt : 0;
-  control_.push_back(header);
+// ---- The table ----
+
+VsockConnection& VsockDevice::Add(VsockKey key) {
+  VsockConnection::Owner& owner = *this;
+  auto& slot = connections_[key];
+  slot = std::make_unique<VsockConnection>(owner, loop_, key);
+  return *slot;
 }
 
-void VsockDevice::SendReset(const VsockHeader& header) {
-  if (header.op != kRst) QueueControl(header.dst_port, header.src_port, kRst, 0, nullptr);
-}
-
-void VsockDevice::Remove(const Key& key) {
-  auto it = connections_.find(key);
-  if (it == connections_.end()) return;
-  Connection& c = *it->second;
-  c.dead = true;
-  if (c.added) loop_.Remove(c.fd.Get(), &c);
-  c.fd.Reset();
-  if (c.connecting) {
-    loop_.Post([done = std::move(c.connecting), port = c.guest_port] {
-      done(Fail(ErrorCode::kConnectionRefused, "connect", "port " + std::to_string(port)));
+void VsockDevice::Remove(VsockConnection& connection, ErrorCode code) {
+  connection.dead = true;
+  if (connection.listed) std::erase(ready_, &connection);
+  if (connection.connecting) {
+    Error error{code, "connect", 0, "port " + std::to_string(connection.Key().guest_port)};
+    loop_.Post([done = std::exchange(connection.connecting, nullptr), error = std::move(error)] {
+      done(std::unexpected(error));
     });
   }
-  graveyard_.push_back(std::move(it->second));
-  connections_.erase(it);
-  loop_.Post([dead = std::make_shared<std::vector<std::unique_ptr<Connection>>>(std::move(graveyard_))] {});
-  graveyard_.clear();
+  if (connection.Key() == VsockKey{control_port_, control_guest_port_.value_or(0)}) {
+    control_guest_port_.reset();
+  }
+  auto node = connections_.extract(connection.Key());
+  // On the loop's thread, where no event of it can be in progress: this may run on a vCPU's thread,
+  // or inside the connection's own handler.
+  loop_.Post(
+      [gone = std::shared_ptr<VsockConnection>(std::move(node.mapped()))] { gone->Close(); });
 }
 
-void VsockDevice::UpdateInterest(Connection& c) {
-  if (!c.fd.IsValid() || !context_->Running()) return;
-  uint32_t wanted = 0;
-  if (!c.eof && !c.readable && c.Credit() > 0) wanted |= EPOLLIN;
-  if (c.Pending() > 0) wanted |= EPOLLOUT;
-  if (wanted == c.watched && c.added == (wanted != 0)) return;
-  c.watched = wanted;
-  if (wanted == 0) {
-    if (c.added) loop_.Remove(c.fd.Get(), &c);
-    c.added = false;
-  } else if (c.added) {
-    std::ignore = loop_.Modify(c.fd.Get(), wanted, &c);
-  } else {
-    c.added = loop_.Add(c.fd.Get(), wanted, &c).has_value();
-  }
+void VsockDevice::RemoveAll() {
+  while (!connections_.empty()) Remove(*connections_.begin()->second, ErrorCode::kGone);
+  resets_.clear();
+  tx_held_ = false;
 }
 
-void VsockDevice::OnSocket(Connection& c, uint32_t events) {
-  if (c.dead || !context_->Running()) {
-    if (!c.dead) {
-      if (c.added) loop_.Remove(c.fd.Get(), &c);
-      c.added = false;
-    }
-    return;
-  }
-  if ((events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) != 0 && c.Pending() > 0) {
-    FlushToSocket(c);
-    if (c.dead) return PumpRx();
-  }
-  if ((events & (EPOLLIN | EPOLLHUP | EPOLLRDHUP)) != 0) c.readable = true;
-  UpdateInterest(c);
-  PumpRx();
+// Resets the connection.
+void VsockDevice::Fail(VsockConnection& connection) {
+  resets_.push_back({connection.Key(), kHostCid, kVsockStream});
+  Remove(connection, ErrorCode::kConnectionRefused);
 }
 
-void VsockDevice::FlushToSocket(Connection& c) {
-  while (c.Pending() > 0) {
-    const ssize_t n = ::send(c.fd.Get(), c.pending.data() + c.pending_start, c.Pending(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0 && errno == EAGAIN) break;
-    if (n < 0) {
-      QueueControl(c.host_port, c.guest_port, kRst, 0, &c);
-      return Remove({c.host_port, c.guest_port});
-    }
-    c.pending_start += static_cast<size_t>(n);
-    c.fwd_cnt += static_cast<uint32_t>(n);
-  }
-  if (c.Pending() == 0) {
-    c.pending.clear();
-    c.pending_start = 0;
-    if (c.guest_sent_all) ::shutdown(c.fd.Get(), SHUT_WR);
-    if (c.closing) {
-      QueueControl(c.host_port, c.guest_port, kRst, 0, &c);
-      return Remove({c.host_port, c.guest_port});
-    }
-  }
-  UpdateCredit(c);
-  UpdateInterest(c);
+// To be called after anything happened to a connection; it may be gone afterwards.
+void VsockDevice::Attend(VsockConnection& connection) {
+  connection.Watch();
+  if (connection.Over()) return Fail(connection);
+  if (connection.listed || !connection.HasPacket()) return;
+  connection.listed = true;
+  ready_.push_back(&connection);
 }
 
-void VsockDevice::UpdateCredit(Connection& c) {
-  if (kBufAlloc - (c.rx_cnt - c.told_fwd_cnt) < kBufAlloc / 2 && c.fwd_cnt != c.told_fwd_cnt) {
-    QueueControl(c.host_port, c.guest_port, kCreditUpdate, 0, &c);
-    c.told_fwd_cnt = c.fwd_cnt;
-  }
+void VsockDevice::OnSocket(VsockConnection& connection, uint32_t events) {
+  DeviceLock lock(*context_);
+  if (connection.dead) return;
+  if (!context_->Running()) return connection.ForgetWatch();  // Resume() looks again
+  connection.TakeEvents(events);
+  Attend(connection);
+  ProcessRx();
 }
+
+// ---- From the guest ----
 
 void VsockDevice::ProcessQueues() {
-  HandleTx();
-  PumpRx();
-  DescriptorChain chain;
-  (void)chain;
+  if (shut_down_) return;
+  ProcessTx();
+  ProcessRx();
 }
 
-void VsockDevice::Resume() {
-  for (auto& [key, c] : connections_) c->readable = c->fd.IsValid() && !c->eof;
-  ProcessQueues();
-  for (auto& [key, c] : connections_) UpdateInterest(*c);
-}
-
-void VsockDevice::HandleTx() {
-  Virtqueue& queue = context_->Queue(1);
-  DescriptorChain chain;
+void VsockDevice::ProcessTx() {
+  Virtqueue& queue = context_->Queue(kTx);
+  size_t done = 0;
   do {
-    while (queue.Pop(chain)) {
-      VsockHeader header;
-      if (CopyFromIovecs(chain.readable, std::as_writable_bytes(std::span(&header, 1))) &&
-          header.length <= chain.readable_bytes - kHeaderBytes) {
-        HandlePacket(header, chain);
-      }
-      queue.AddUsed(chain.head, 0);
+    // Each packet may earn one reset.
+    while (resets_.size() < kMaxResets && queue.Pop(tx_chain_)) {
+      if (const auto header = ReadVsockHeader(tx_chain_)) HandlePacket(*header, tx_chain_.readable);
+      queue.AddUsed(tx_chain_.head, 0);
+      if (++done >= kTurn) return context_->ScheduleWork();
     }
+    tx_held_ = resets_.size() >= kMaxResets;
+    if (tx_held_) return;
+    if (++done >= kTurn) return context_->ScheduleWork();
   } while (queue.EnableNotification());
 }
 
-void VsockDevice::HandleRequest(const VsockHeader& h) {
-  auto listener = listeners_.find(h.dst_port);
-  if (listener == listeners_.end() || connections_.size() >= kMaxConnections) return SendReset(h);
-  auto connection = std::make_unique<Connection>(*this);
-  connection->host_port = h.dst_port;
-  connection->guest_port = h.src_port;
-  connection->peer_buf_alloc = h.buf_alloc;
-  connection->peer_fwd_cnt = h.fwd_cnt;
-  auto user = AttachSocket(*connection);
-  if (!user) return SendReset(h);
-  QueueControl(h.dst_port, h.src_port, kResponse, 0, connection.get());
-  connections_[{h.dst_port, h.src_port}] = std::move(connection);
-  loop_.Post([callback = listener->second, port = h.src_port,
-              fd = std::make_shared<UniqueFd>(std::move(*user))] { callback(port, std::move(*fd)); });
+void VsockDevice::ReplyReset(const VsockHeader& header) {
+  if (header.op == static_cast<uint16_t>(VsockOp::kReset)) return;
+  resets_.push_back({{header.dst_port, header.src_port}, header.dst_cid, header.type});
 }
 
-void VsockDevice::HandlePacket(const VsockHeader& h, const DescriptorChain& chain) {
-  if (h.type != kStream || h.dst_cid != kHostCid) return SendReset(h);
-  auto it = connections_.find({h.dst_port, h.src_port});
-  if (it == connections_.end()) return h.op == kRequest ? HandleRequest(h) : SendReset(h);
-  Connection& c = *it->second;
-  const Key key = it->first;
-  c.peer_buf_alloc = h.buf_alloc;
-  c.peer_fwd_cnt = h.fwd_cnt;
-  switch (h.op) {
-    case kResponse: {
-      if (!c.connecting) break;
-      auto done = std::exchange(c.connecting, nullptr);
-      auto user = AttachSocket(c);
-      loop_.Post([done, user = std::make_shared<Result<UniqueFd>>(std::move(user))] { done(std::move(*user)); });
+void VsockDevice::HandlePacket(const VsockHeader& header, std::span<const iovec> packet) {
+  if (header.src_cid != driver_cid_ && header.src_cid != guest_cid_) return;
+  driver_cid_ = static_cast<uint32_t>(header.src_cid);
+  // Section 5.10.6.4: what has no socket is answered by a reset.
+  if (header.type != kVsockStream || header.dst_cid != kHostCid) return ReplyReset(header);
+  const auto found = connections_.find({header.dst_port, header.src_port});
+  if (found != connections_.end()) return HandleForConnection(*found->second, header, packet);
+  if (header.op == static_cast<uint16_t>(VsockOp::kRequest)) return HandleRequest(header);
+  ReplyReset(header);
+}
+
+void VsockDevice::HandleRequest(const VsockHeader& header) {
+  const auto listener = listeners_.find(header.dst_port);
+  if (listener == listeners_.end() || connections_.size() >= kMaxConnections) {
+    return ReplyReset(header);
+  }
+  VsockConnection& connection = Add({header.dst_port, header.src_port});
+  auto user = connection.Attach();
+  if (!user) return Fail(connection);
+  if (header.dst_port == control_port_) control_guest_port_ = header.src_port;
+  connection.TakeCredit(header);
+  connection.Owe(VsockOp::kResponse);
+  Attend(connection);
+  loop_.Post([callback = listener->second, guest_port = header.src_port,
+              user = std::make_shared<UniqueFd>(std::move(*user))] {
+    callback(guest_port, std::move(*user));
+  });
+}
+
+void VsockDevice::HandleForConnection(VsockConnection& connection, const VsockHeader& header,
+                                      std::span<const iovec> packet) {
+  connection.TakeCredit(header);
+  switch (static_cast<VsockOp>(header.op)) {
+    case VsockOp::kResponse: {
+      if (!connection.connecting || connection.Owes(VsockOp::kRequest)) return Fail(connection);
+      auto user = connection.Attach();
+      loop_.Post(
+          [done = std::exchange(connection.connecting, nullptr),
+           user = std::make_shared<Result<UniqueFd>>(std::move(user))] { done(std::move(*user)); });
+      if (!connection.Attached()) return Fail(connection);
       break;
     }
-    case kRst: return Remove(key);
-    case kShutdown:
-      if ((h.flags & kShutSend) != 0) c.guest_sent_all = true;
-      if ((h.flags & (kShutSend | kShutReceive)) == (kShutSend | kShutReceive)) c.closing = true;
-      return FlushToSocket(c);
-    case kRw: {
-      if (c.connecting || c.guest_sent_all || h.length > kBufAlloc - (c.rx_cnt - c.fwd_cnt)) {
-        SendReset(h);
-        return Remove(key);
-      }
-      const size_t old = c.pending.size();
-      c.pending.resize(old + h.length);
-      std::vector<iovec> payload;
-      CutIovecs(chain.readable, kHeaderBytes, h.length, payload);
-      CopyFromIovecs(payload, std::span(c.pending).subspan(old));
-      c.rx_cnt += h.length;
-      return FlushToSocket(c);
-    }
-    case kCreditUpdate: break;
-    case kCreditRequest: QueueControl(c.host_port, c.guest_port, kCreditUpdate, 0, &c); break;
-    default: SendReset(h); return Remove(key);
+    case VsockOp::kReset:
+      return Remove(connection, ErrorCode::kConnectionRefused);
+    case VsockOp::kShutdown:
+      connection.TakeShutdown(header.flags);
+      break;
+    case VsockOp::kData:
+      if (!connection.TakeData(packet, header.length)) return Fail(connection);
+      break;
+    case VsockOp::kCreditUpdate:
+      break;
+    case VsockOp::kCreditRequest:
+      connection.Owe(VsockOp::kCreditUpdate);
+      break;
+    default:
+      return Fail(connection);  // also a second request
   }
-  UpdateInterest(c);
+  Attend(connection);
 }
 
-void VsockDevice::PumpRx() {
+// ---- To the guest ----
+
+void VsockDevice::ProcessRx() {
   if (!context_->Running()) return;
-  Virtqueue& queue = context_->Queue(0);
-  DescriptorChain chain;
-  for (;;) {
-    while (!control_.empty()) {
-      if (!queue.Pop(chain) && !(queue.EnableNotification() && queue.Pop(chain))) return;
-      CopyToIovecs(chain.writable, std::as_bytes(std::span(&control_.front(), 1)));
-      control_.pop_front();
-      queue.AddUsed(chain.head, kHeaderBytes);
+  Virtqueue& queue = context_->Queue(kRx);
+  for (size_t done = 0; !resets_.empty() || !ready_.empty(); ++done) {
+    if (done >= kTurn) return context_->ScheduleWork();
+    // Without a buffer all waits, until the driver adds one and notifies.
+    if (!queue.Pop(rx_chain_) && !(queue.EnableNotification() && queue.Pop(rx_chain_))) return;
+    if (rx_chain_.writable_bytes <= kVsockHeaderBytes || !rx_chain_.readable.empty()) {
+      return queue.MarkBroken("an rx buffer that cannot hold a packet");
     }
-    bool progress = false;
-    for (auto& [key, connection] : connections_) {
-      if (connection->readable && connection->Credit() > 0 && !connection->connecting) progress |= SendData(*connection);
+    if (!FillBuffer(queue)) queue.UndoPop();
+    if (tx_held_ && resets_.size() < kMaxResets / 2) {
+      tx_held_ = false;
+      context_->ScheduleWork();
     }
-    if (!progress && control_.empty()) return;
   }
 }
 
-bool VsockDevice::SendData(Connection& c) {
-  Virtqueue& queue = context_->Queue(0);
-  DescriptorChain chain;
-  if (!queue.Pop(chain) && !(queue.EnableNotification() && queue.Pop(chain))) return false;
-  std::vector<iovec> payload;
-  const size_t room = CutIovecs(chain.writable, kHeaderBytes, c.Credit(), payload);
-  const ssize_t n = room == 0 ? -1 : ::readv(c.fd.Get(), payload.data(), static_cast<int>(payload.size()));
-  if (n <= 0) {
-    queue.UndoPop();
-    c.readable = false;
-    if (n == 0) {
-      c.eof = true;
-      QueueControl(c.host_port, c.guest_port, kShutdown, kShutSend, &c);
-    }
-    UpdateInterest(c);
-    return n == 0;
-  }
+// False: no packet was there after all.
+bool VsockDevice::FillBuffer(Virtqueue& queue) {
   VsockHeader header;
+  if (!resets_.empty()) {
+    const PendingReset& reset = resets_.front();
+    header = {.src_cid = reset.host_cid,
+              .src_port = reset.key.host_port,
+              .dst_port = reset.key.guest_port,
+              .type = reset.type,
+              .op = static_cast<uint16_t>(VsockOp::kReset)};
+    resets_.pop_front();
+    PutPacket(queue, header);
+    return true;
+  }
+  VsockConnection& connection = *ready_.front();
+  ready_.pop_front();
+  connection.listed = false;
+  const bool found = NextPacket(connection, header);
+  if (found) PutPacket(queue, header);
+  Attend(connection);
+  return found;
+}
+
+bool VsockDevice::NextPacket(VsockConnection& connection, VsockHeader& header) {
+  if (!connection.NextControl(header) && connection.ReadData(rx_chain_.writable, header) == 0 &&
+      !connection.NextControl(header) && !connection.NextCreditUpdate(header)) {
+    return false;
+  }
   header.src_cid = kHostCid;
-  header.dst_cid = guest_cid_;
-  header.src_port = c.host_port;
-  header.dst_port = c.guest_port;
-  header.length = static_cast<uint32_t>(n);
-  header.type = kStream;
-  header.op = kRw;
-  header.buf_alloc = kBufAlloc;
-  header.fwd_cnt = c.fwd_cnt;
-  c.told_fwd_cnt = c.fwd_cnt;
-  c.tx_cnt += header.length;
-  CopyToIovecs(chain.writable, std::as_bytes(std::span(&header, 1)));
-  queue.AddUsed(chain.head, static_cast<uint32_t>(kHeaderBytes + header.length));
-  if (header.length < room) c.readable = false;
-  UpdateInterest(c);
   return true;
 }
 
-void VsockDevice::DropAll(ErrorCode) {
-  while (!connections_.empty()) Remove(connections_.begin()->first);
-  control_.clear();
+void VsockDevice::PutPacket(Virtqueue& queue, VsockHeader& header) {
+  header.dst_cid = driver_cid_;
+  CopyToIovecs(rx_chain_.writable, std::as_bytes(std::span(&header, 1)));
+  queue.AddUsed(rx_chain_.head, static_cast<uint32_t>(kVsockHeaderBytes + header.length));
 }
-void VsockDevice::Reset() { DropAll(ErrorCode::kGone); }
+
+// ---- Lifecycle and state ----
+
+void VsockDevice::Reset() { RemoveAll(); }
+
+void VsockDevice::Resume() {
+  std::vector<VsockConnection*> all;
+  all.reserve(connections_.size());
+  for (auto& [key, connection] : connections_) all.push_back(connection.get());
+  for (VsockConnection* connection : all) {
+    connection->Resume();
+    Attend(*connection);
+  }
+  ProcessQueues();
+}
 
 void VsockDevice::Shutdown() {
   {
     DeviceLock lock(*context_);
     shut_down_ = true;
+    RemoveAll();
   }
-  loop_.Run([this] {
-    DeviceLock lock(*context_);
-    DropAll(ErrorCode::kGone);
-  });
+  loop_.Run([] {});  // whatever was posted has run
 }
 
 void VsockDevice::Save(ByteWriter& out) const {
   out.Put(guest_cid_);
-  out.Put(static_cast<uint32_t>(connections_.size()));
-  for (auto& [key, c] : connections_) {
-    for (uint32_t v : {key.first, key.second, c->peer_buf_alloc, c->peer_fwd_cnt, c->tx_cnt, c->rx_cnt, c->fwd_cnt, c->told_fwd_cnt}) out.Put(v);
+  out.Put(driver_cid_);
+  std::vector<PendingReset> resets(resets_.begin(), resets_.end());
+  const VsockConnection* control = nullptr;
+  for (const auto& [key, connection] : connections_) {
+    const bool is_control = key == VsockKey{control_port_, control_guest_port_.value_or(0)} &&
+                            control_guest_port_.has_value();
+    if (is_control && connection->Whole()) {
+      control = connection.get();
+    } else if (!connection->Owes(VsockOp::kRequest)) {  // else the guest has not heard of it
+      resets.push_back({key, kHostCid, kVsockStream});
+    }
   }
+  out.Put(static_cast<uint32_t>(resets.size()));
+  for (const PendingReset& reset : resets) {
+    out.Put(reset.key.host_port);
+    out.Put(reset.key.guest_port);
+    out.Put(reset.host_cid);
+    out.Put(reset.type);
+  }
+  out.Put<uint8_t>(control != nullptr ? 1 : 0);
+  if (control == nullptr) return;
+  out.Put(control->Key().guest_port);
+  control->Save(out);
 }
 
 Result<void> VsockDevice::Restore(ByteReader& in) {
+  RemoveAll();
   guest_cid_ = in.Get<uint32_t>();
+  driver_cid_ = in.Get<uint32_t>();
   const auto count = in.Get<uint32_t>();
-  for (uint32_t i = 0; i < count && in.Ok(); ++i) {
-    auto c = std::make_unique<Connection>(*this);
-    for (uint32_t* v : {&c->host_port, &c->guest_port, &c->peer_buf_alloc, &c->peer_fwd_cnt, &c->tx_cnt, &c->rx_cnt, &c->fwd_cnt, &c->told_fwd_cnt}) *v = in.Get<uint32_t>();
-    if (c->host_port != control_port_) {
-      QueueControl(c->host_port, c->guest_port, kRst, 0, nullptr);
-      continue;
-    }
-    const Key key{c->host_port, c->guest_port};
-    connections_[key] = std::move(c);
+  if (!in.Ok() || std::min(guest_cid_, driver_cid_) < kFirstGuestCid || count > kMaxSavedResets) {
+    return vmfork::Fail(ErrorCode::kSnapshotInvalid, "restore vsock", "bad addresses or counts");
   }
-  return {};
+  for (uint32_t i = 0; i < count && in.Ok(); ++i) {
+    PendingReset reset;
+    reset.key.host_port = in.Get<uint32_t>();
+    reset.key.guest_port = in.Get<uint32_t>();
+    reset.host_cid = in.Get<uint64_t>();
+    reset.type = in.Get<uint16_t>();
+    resets_.push_back(reset);
+  }
+  const auto has_control = in.Get<uint8_t>();
+  if (!in.Ok() || has_control > 1) {
+    return vmfork::Fail(ErrorCode::kSnapshotInvalid, "restore vsock", "truncated");
+  }
+  if (has_control == 0) return {};
+  const auto guest_port = in.Get<uint32_t>();
+  control_guest_port_ = guest_port;
+  return Add({control_port_, guest_port}).Restore(in);
 }
 
 }  // namespace vmfork

@@ -1,0 +1,139 @@
+// VsockConnection: one stream between the guest and a Unix socket of the host: its credit counters
+// (virtio 1.2, section 5.10.6.3), its socket, and what is owed to either side.
+//
+// It knows nothing of queues or other connections: VsockDevice moves the packets. All calls need
+// the device's lock.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <compare>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/byte_io.h"
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "devices/virtio/vsock_packet.h"
+
+namespace vmfork {
+
+struct VsockKey {
+  uint32_t host_port = 0;
+  uint32_t guest_port = 0;
+  auto operator<=>(const VsockKey&) const = default;
+};
+
+class VsockConnection : public EventHandler {
+ public:
+  // What we let the guest have in flight; bounds the bytes kept here for a socket that is full.
+  static constexpr uint32_t kBufAlloc = 256 << 10;
+
+  using ConnectDone = std::function<void(Result<UniqueFd>)>;
+
+  class Owner {
+   public:
+    virtual ~Owner() = default;
+    // On the loop's thread, without the device's lock.
+    virtual void OnSocket(VsockConnection& connection, uint32_t events) = 0;
+  };
+
+  VsockConnection(Owner& owner, EventLoop& loop, VsockKey key)
+      : owner_(owner), loop_(loop), key_(key) {}
+
+  const VsockKey& Key() const { return key_; }
+
+  // Makes the socket pair, keeps one end and returns the user's.
+  Result<UniqueFd> Attach();
+  bool Attached() const { return socket_.IsValid(); }
+  // The loop reported `events` and watches no more.
+  void TakeEvents(uint32_t events);
+  void ForgetWatch() { watching_ = false; }
+  // After a pause: whatever the socket waits for is looked at again.
+  void Resume();
+  // Asks the loop for what is needed to go on, no more.
+  void Watch();
+  // Ends watching and closes the socket; on the loop's thread only.
+  void Close();
+
+  // From the guest. TakeData(): false when the guest broke the rules. `packet` begins with a
+  // header.
+  void TakeCredit(const VsockHeader& header);
+  bool TakeData(std::span<const iovec> packet, uint32_t length);
+  void TakeShutdown(uint32_t flags);
+
+  // To the guest. An op waits for an rx buffer at most once, however often it is owed.
+  void Owe(VsockOp op) { owed_ |= BitOf(op); }
+  bool Owes(VsockOp op) const { return (owed_ & BitOf(op)) != 0; }
+  bool HasPacket() const { return owed_ != 0 || CanRead(); }
+  // The packet that has to go first, if there is one.
+  bool NextControl(VsockHeader& header);
+  // Reads the socket into an rx buffer, behind the header. 0: there is no data packet to send.
+  uint32_t ReadData(std::span<const iovec> buffer, VsockHeader& header);
+  // Goes last: any other packet carries the credit as well.
+  bool NextCreditUpdate(VsockHeader& header);
+
+  // To be reset: the socket failed, or the guest ended the stream and the user has all of it.
+  bool Over() const { return failed_ || (guest_shutdown_ == kVsockNoMore && PendingBytes() == 0); }
+  // Neither side has begun to end the stream: it can go on with another host end.
+  bool Whole() const {
+    return !connecting && !read_all_ && !failed_ && (guest_shutdown_ | host_shutdown_) == 0;
+  }
+  void Save(ByteWriter& out) const;
+  Result<void> Restore(ByteReader& in);
+
+  // For the device. Set while the guest has not answered our request:
+  ConnectDone connecting;
+  bool listed = false;  // in its list of connections with packets
+  bool dead = false;    // taken out of its table
+
+ private:
+  static uint32_t BitOf(VsockOp op) { return 1U << static_cast<uint16_t>(op); }
+  void OnEvents(uint32_t events) override { owner_.OnSocket(*this, events); }
+  uint32_t Credit() const;
+  bool CanRead() const;
+  size_t PendingBytes() const { return pending_.size() - pending_start_; }
+  size_t SendNow(std::span<const iovec> parts);
+  void Keep(std::span<const iovec> parts);
+  void Flush();
+  void OweCreditIfWorth();
+  void TellShutdown(uint32_t flags);
+  void DropUser();
+  void FillHeader(VsockHeader& header, VsockOp op, uint32_t length);
+
+  Owner& owner_;
+  EventLoop& loop_;
+  const VsockKey key_;
+  UniqueFd socket_;
+  // Watching is one-shot: the loop disarms when it reports. So a socket that is ready (or hung up)
+  // while nothing can be done about it wakes the loop once, not for ever.
+  bool added_ = false;
+  bool watching_ = false;
+  uint32_t watched_ = 0;
+
+  bool readable_ = false;   // the socket may have bytes
+  bool read_all_ = false;   // the user's stream has ended
+  bool user_reads_ = true;  // else what the guest sends is thrown away
+  bool failed_ = false;
+  uint32_t host_shutdown_ = 0;   // kVsockNo… flags that the guest has been or will be told
+  uint32_t guest_shutdown_ = 0;  // those that it told us
+  uint32_t owed_ = 0;
+
+  // Free-running counters of bytes, modulo 2^32 as on the wire.
+  uint32_t sent_ = 0;            // to the guest
+  uint32_t peer_fwd_cnt_ = 0;    // of those, what the guest has consumed
+  uint32_t peer_buf_alloc_ = 0;  // what the guest lets us have in flight
+  uint32_t received_ = 0;        // from the guest
+  uint32_t forwarded_ = 0;       // of those, what the socket has taken
+  uint32_t told_forwarded_ = 0;  // forwarded_ as the guest knows it
+
+  // From the guest, not yet taken by the socket: at most kBufAlloc bytes, from pending_start_ on.
+  std::vector<std::byte> pending_;
+  size_t pending_start_ = 0;
+  std::vector<iovec> parts_;  // reused
+};
+
+}  // namespace vmfork
