@@ -85,11 +85,12 @@ inline int RunAll(int argc, char** argv) {
   static const ::vmfork::testing::Registrar kRegistrar##name(#name, &Test##name); \
   static void Test##name()
 
-// Operands are evaluated once; a comparison of different integer types is the caller's to avoid.
+// Operands are evaluated once and copied, for they may be parts of temporaries; a comparison of
+// different integer types is the caller's to avoid.
 #define VMFORK_COMPARE_(a, op, b)                                                           \
   do {                                                                                      \
-    const auto& vmfork_a = (a);                                                             \
-    const auto& vmfork_b = (b);                                                             \
+    const auto vmfork_a = (a);                                                              \
+    const auto vmfork_b = (b);                                                              \
     ::vmfork::testing::Compare(vmfork_a op vmfork_b, vmfork_a, vmfork_b, #a " " #op " " #b, \
                                __FILE__, __LINE__);                                         \
   } while (false)

@@ -49,8 +49,7 @@ bool Virtqueue::Enable(const GuestMemory& memory, const Layout& layout, uint64_t
   }
   // Both rings are followed by an event field, whether EVENT_IDX was negotiated or not.
   auto descriptors = memory.Slice(layout.descriptors, sizeof(vring_desc) * layout.size);
-  auto available =
-      memory.Slice(layout.available, UsedEventOffset(layout.size) + sizeof(uint16_t));
+  auto available = memory.Slice(layout.available, UsedEventOffset(layout.size) + sizeof(uint16_t));
   auto used = memory.Slice(layout.used, AvailEventOffset(layout.size) + sizeof(uint16_t));
   if (!descriptors || !available || !used) return false;
   Disable();

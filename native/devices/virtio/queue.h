@@ -1,8 +1,9 @@
 // Virtqueue: the device's side of a split virtqueue (virtio 1.2, section 2.7).
 //
-// This is the border to a hostile guest. Each field of the ring is read once and checked; a chain is
-// walked in at most `size` steps; nothing here allocates by a number that the guest wrote. A ring
-// that breaks the rules marks the queue broken, after which it yields nothing until it is reset.
+// This is the border to a hostile guest. Each field of the ring is read once and checked; a chain
+// is walked in at most `size` steps; nothing here allocates by a number that the guest wrote. A
+// ring that breaks the rules marks the queue broken, after which it yields nothing until it is
+// reset.
 #pragma once
 
 #include <sys/uio.h>
@@ -52,6 +53,7 @@ class Virtqueue {
   // (section 2.7.7.2).
   bool TakeInterrupt();
   void Save(ByteWriter& out) const;
+  static constexpr size_t kSavedBytes = 3 * sizeof(uint16_t);  // what Save() writes
   // After Enable().
   Result<void> Restore(ByteReader& in);
 
@@ -85,10 +87,10 @@ class Virtqueue {
   bool event_idx_ = false;
   bool indirect_ = false;
   const char* broken_reason_ = nullptr;
-  uint16_t last_available_ = 0;    // next entry of the available ring to read
-  uint16_t available_index_ = 0;   // the driver's index as last read
-  uint16_t used_index_ = 0;        // next entry of the used ring to write
-  uint16_t signalled_index_ = 0;   // used_index_ at the last TakeInterrupt()
+  uint16_t last_available_ = 0;   // next entry of the available ring to read
+  uint16_t available_index_ = 0;  // the driver's index as last read
+  uint16_t used_index_ = 0;       // next entry of the used ring to write
+  uint16_t signalled_index_ = 0;  // used_index_ at the last TakeInterrupt()
 };
 
 }  // namespace vmfork
