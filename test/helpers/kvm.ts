@@ -19,9 +19,12 @@ export function scale(amount: { full: number; nested: number; interpreted: numbe
   return isInterpreted ? amount.interpreted : amount.full;
 }
 
+// A busy machine boots an interpreted kernel ten times slower than an idle one.
+export const BOOT_TIMEOUT_MS = 180_000;
+
 /** The default template, booted once per host. */
 export function templateSnapshot(vcpus = 1): Promise<Snapshot> {
-  return Snapshot.cached({ vcpus });
+  return Snapshot.cached({ vcpus, bootTimeoutMs: BOOT_TIMEOUT_MS });
 }
 
 /** Puts a test program (test/kvm/programs) into a guest and starts it; resolves when it says that it is ready. */

@@ -159,16 +159,16 @@ describe('Snapshot.cached()', () => {
     vi.stubEnv('VMFORK_CACHE_DIR', cache);
     const templates = join(cache, 'templates');
     try {
-      const first = await Snapshot.cached();
+      const first = await templateSnapshot();
       const [name = ''] = readdirSync(templates);
       expect(readdirSync(templates)).toEqual([name]);
-      const again = await Snapshot.cached();
+      const again = await templateSnapshot();
       expect(again.metadata).toEqual(first.metadata);
       writeFileSync(join(templates, name, 'state'), 'damaged');
       cpSync(join(templates, name), join(templates, name.replace(/-.*/, '-0000000000000000')), {
         recursive: true,
       });
-      const replaced = await Snapshot.cached();
+      const replaced = await templateSnapshot();
       expect(replaced.metadata.createdAt).not.toBe(first.metadata.createdAt);
       expect(readdirSync(templates)).toEqual([name]);
       await using clone = await replaced.fork();

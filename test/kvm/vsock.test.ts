@@ -2,7 +2,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
-import { text } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Clone, Snapshot } from 'vmfork';
@@ -26,6 +25,16 @@ afterAll(async () => {
   await snapshot?.destroy();
   await base?.destroy();
 });
+
+/** All that comes until the other side ends; unlike an iteration it leaves the writing side open. */
+async function text(socket: Socket): Promise<string> {
+  let received = '';
+  socket.on('data', (chunk) => {
+    received += chunk;
+  });
+  await once(socket, 'end');
+  return received;
+}
 
 async function echo(socket: Socket, message: string): Promise<string> {
   socket.end(message);
