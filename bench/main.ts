@@ -1,5 +1,6 @@
 // The benchmark command: `npm run -s bench -- CASE [--json] [--n N]`. Standard output carries results only.
 
+import { constants } from 'node:os';
 import { argv, exit, stderr, stdout } from 'node:process';
 import { Command, InvalidArgumentError } from 'commander';
 import { EXIT } from '#src/cli/exit-codes.js';
@@ -10,7 +11,6 @@ import { formatReport, type Report } from './harness/report.js';
 import { drawSavedReports, saveReport } from './harness/results.js';
 
 const MOST_SAMPLES = 1_000_000;
-const SIGINT = 2;
 
 interface Options {
   json?: boolean;
@@ -30,7 +30,9 @@ const program = new Command('bench')
   .addHelpText('after', `\nCases:\n${CASES.map(describeCase).join('\n')}`)
   .action(run);
 
-process.once('SIGINT', () => exit(EXIT.signalled + SIGINT));
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => exit(EXIT.signalled + constants.signals[signal]));
+}
 try {
   await program.parseAsync(argv);
 } catch (error) {

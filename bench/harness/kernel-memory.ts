@@ -20,22 +20,20 @@ export function openKernelMeter(): KernelMeter | null {
   const root = v1 ? V1_ROOT : V2_ROOT;
   const own = join(root, ownPath(v1));
   const folder = join(root, `vmfork-bench-${process.pid}`);
+  const close = () => {
+    process.off('exit', close);
+    enter(own);
+    rmdirSync(folder);
+  };
   try {
     mkdirSync(folder);
     enter(folder);
-    const meter = v1 ? readV1(folder) : readV2(folder);
-    meter();
-    return {
-      usedKiB: meter,
-      close: () => {
-        enter(own);
-        rmdirSync(folder);
-      },
-    };
   } catch {
     if (existsSync(folder)) rmdirSync(folder);
     return null;
   }
+  process.on('exit', close);
+  return { usedKiB: v1 ? readV1(folder) : readV2(folder), close };
 }
 
 function enter(folder: string): void {
