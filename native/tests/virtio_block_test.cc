@@ -17,11 +17,10 @@ namespace {
 constexpr uint64_t kDiskBytes = 64 * 512;
 
 // An unlinked file with a known content.
-std::shared_ptr<const File> MakeDisk(std::string &content) {
+std::shared_ptr<const File> MakeDisk(std::string& content) {
   std::minstd_rand random{1};
   content.resize(kDiskBytes);
-  for (char &byte : content)
-    byte = static_cast<char>(random());
+  for (char& byte : content) byte = static_cast<char>(random());
   char path[] = "/tmp/virtio_block_test.XXXXXX";
   const UniqueFd fd(::mkstemp(path));
   std::ignore = WriteFully(fd.Get(), std::as_bytes(std::span(content)), 0);
@@ -43,17 +42,13 @@ struct DiskMachine {
     const uint64_t gpa = m.ram.Allocate(sizeof header + size + 1);
     std::memcpy(m.ram.At(gpa), &header, sizeof header);
     std::vector<TestBuffer> chain{{gpa, sizeof header}};
-    if (size > 0)
-      chain.push_back({gpa + sizeof header, size, true});
+    if (size > 0) chain.push_back({gpa + sizeof header, size, true});
     chain.push_back({gpa + sizeof header + size, 1, true});
     m.driver.queues[0].Add(chain);
     const auto used = m.driver.Complete(0);
-    if (!used)
-      return {};
-    const auto *bytes =
-        reinterpret_cast<const char *>(m.ram.At(gpa + sizeof header));
-    return {static_cast<uint8_t>(bytes[size]), std::string(bytes, size),
-            used->bytes};
+    if (!used) return {};
+    const auto* bytes = reinterpret_cast<const char*>(m.ram.At(gpa + sizeof header));
+    return {static_cast<uint8_t>(bytes[size]), std::string(bytes, size), used->bytes};
   }
 
   std::string content;
@@ -66,8 +61,7 @@ TEST(ReadsSectors) {
   EXPECT_EQ(answer.status, VIRTIO_BLK_S_OK);
   EXPECT_TRUE(answer.data == d.content.substr(3 * 512, 4096));
   EXPECT_EQ(answer.used_bytes, 4097U);
-  EXPECT_TRUE(d.Request(VIRTIO_BLK_T_IN, 63, 512).data ==
-              d.content.substr(63 * 512));
+  EXPECT_TRUE(d.Request(VIRTIO_BLK_T_IN, 63, 512).data == d.content.substr(63 * 512));
 }
 
 TEST(CapacityIsInTheConfigurationSpace) {
@@ -83,10 +77,8 @@ TEST(RangesBeyondTheDiskFail) {
   DiskMachine d;
   EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, 64, 512).status, VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, 63, 1024).status, VIRTIO_BLK_S_IOERR);
-  EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, UINT64_MAX, 512).status,
-            VIRTIO_BLK_S_IOERR);
-  EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, UINT64_MAX / 512 + 1, 512).status,
-            VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, UINT64_MAX, 512).status, VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, UINT64_MAX / 512 + 1, 512).status, VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, 0, 100).status, VIRTIO_BLK_S_IOERR);
 }
 
@@ -131,13 +123,12 @@ TEST(StateOfAnotherDiskIsRefused) {
   DiskMachine same;
   same.m.driver.Write(VIRTIO_MMIO_STATUS, 0);
   std::vector<std::byte> bytes(out.Bytes().begin(), out.Bytes().end());
-  for (size_t i = bytes.size() - 8; i < bytes.size(); ++i)
-    bytes[i] ^= std::byte{1};
+  for (size_t i = bytes.size() - 8; i < bytes.size(); ++i) bytes[i] ^= std::byte{1};
   ByteReader in(bytes);
   EXPECT_FALSE(same.m.transport.Restore(in).has_value());
 }
 
-} // namespace
-} // namespace vmfork::testing
+}  // namespace
+}  // namespace vmfork::testing
 
 TEST_MAIN()

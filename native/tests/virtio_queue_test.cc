@@ -12,17 +12,15 @@ constexpr uint16_t kSize = 8;
 
 struct Ring {
   explicit Ring(uint64_t features = kAllFeatures)
-      : driver(ram, kSize, (features & 1ULL << VIRTIO_RING_F_EVENT_IDX) != 0),
-        queue(kSize) {
+      : driver(ram, kSize, (features & 1ULL << VIRTIO_RING_F_EVENT_IDX) != 0), queue(kSize) {
     enabled = queue.Enable(ram.Memory(), Layout(), features);
     data = ram.Allocate(4096);
   }
   Virtqueue::Layout Layout() const {
-    return {kSize, Gpa{driver.descriptors}, Gpa{driver.available},
-            Gpa{driver.used}};
+    return {kSize, Gpa{driver.descriptors}, Gpa{driver.available}, Gpa{driver.used}};
   }
   // One descriptor as a whole chain.
-  bool PopsOne(const vring_desc &descriptor) {
+  bool PopsOne(const vring_desc& descriptor) {
     driver.SetDescriptor(0, descriptor);
     driver.Publish(0);
     return queue.Pop(chain);
@@ -40,8 +38,8 @@ struct Ring {
 TEST(ChainIsSplitIntoReadableAndWritable) {
   Ring r;
   ASSERT_TRUE(r.enabled);
-  const uint16_t head = r.driver.Add(
-      {{r.data, 16}, {r.data + 16, 100, true}, {r.data + 200, 1, true}});
+  const uint16_t head =
+      r.driver.Add({{r.data, 16}, {r.data + 16, 100, true}, {r.data + 200, 1, true}});
   ASSERT_TRUE(r.queue.Pop(r.chain));
   EXPECT_EQ(r.chain.head, head);
   EXPECT_EQ(r.chain.readable_bytes, 16U);
@@ -69,8 +67,8 @@ TEST(IndirectTableIsFollowedOnce) {
 
 TEST(IndirectDescriptorsThatBreakTheRules) {
   const uint16_t kIndirect = VRING_DESC_F_INDIRECT;
-  const auto broken = [](uint32_t length, uint16_t flags, vring_desc first,
-                         uint64_t at = 0, uint64_t features = kAllFeatures) {
+  const auto broken = [](uint32_t length, uint16_t flags, vring_desc first, uint64_t at = 0,
+                         uint64_t features = kAllFeatures) {
     Ring r(features);
     const uint64_t table = r.ram.Allocate(sizeof first);
     std::memcpy(r.ram.At(table), &first, sizeof first);
@@ -81,13 +79,11 @@ TEST(IndirectDescriptorsThatBreakTheRules) {
   EXPECT_TRUE(broken(15, kIndirect, plain));
   EXPECT_TRUE(broken(16 * (kSize + 1), kIndirect, plain));
   EXPECT_TRUE(broken(16, kIndirect | VRING_DESC_F_NEXT, plain));
-  EXPECT_TRUE(broken(16, kIndirect, {4096, 16, kIndirect, 0})); // nested
-  EXPECT_TRUE(broken(16, kIndirect,
-                     {4096, 8, VRING_DESC_F_NEXT, 1})); // leaves its table
-  EXPECT_TRUE(broken(16, kIndirect, {4096, 8, VRING_DESC_F_NEXT, 0})); // loops
+  EXPECT_TRUE(broken(16, kIndirect, {4096, 16, kIndirect, 0}));         // nested
+  EXPECT_TRUE(broken(16, kIndirect, {4096, 8, VRING_DESC_F_NEXT, 1}));  // leaves its table
+  EXPECT_TRUE(broken(16, kIndirect, {4096, 8, VRING_DESC_F_NEXT, 0}));  // loops
   EXPECT_TRUE(broken(16, kIndirect, plain, 1ULL << 40));
-  EXPECT_TRUE(
-      broken(16, kIndirect, plain, 0, kPlainFeatures)); // not negotiated
+  EXPECT_TRUE(broken(16, kIndirect, plain, 0, kPlainFeatures));  // not negotiated
 }
 
 TEST(BuffersOutsideOfMemoryBreakTheRing) {
@@ -113,15 +109,12 @@ TEST(LoopsAndStrayIndicesBreakTheRing) {
     return !r.queue.Pop(r.chain) && r.IsBroken();
   };
   EXPECT_TRUE(broken({{4096, 8, VRING_DESC_F_NEXT, 0}}, 0));
-  EXPECT_TRUE(broken(
-      {{4096, 8, VRING_DESC_F_NEXT, 1}, {4096, 8, VRING_DESC_F_NEXT, 0}}, 0));
+  EXPECT_TRUE(broken({{4096, 8, VRING_DESC_F_NEXT, 1}, {4096, 8, VRING_DESC_F_NEXT, 0}}, 0));
   EXPECT_TRUE(broken({{4096, 8, VRING_DESC_F_NEXT, kSize}}, 0));
   EXPECT_TRUE(broken({}, kSize));
   EXPECT_TRUE(broken({}, 0xffff));
   // A readable buffer behind a writable one (section 2.7.4.2).
-  EXPECT_TRUE(broken(
-      {{4096, 8, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 1}, {4096, 8, 0, 0}},
-      0));
+  EXPECT_TRUE(broken({{4096, 8, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 1}, {4096, 8, 0, 0}}, 0));
 }
 
 TEST(AvailableIndexThatRunsAheadBreaksTheRing) {
@@ -147,8 +140,8 @@ TEST(BrokenRingYieldsNothingUntilItIsEnabledAgain) {
 }
 
 TEST(SameChainTwiceIsServedTwiceAndNoMore) {
-  Ring r; // the class of the duplicated iovec: nothing is kept from one chain
-          // to the next
+  Ring r;  // the class of the duplicated iovec: nothing is kept from one chain
+           // to the next
   r.driver.SetDescriptor(0, {r.data, 8, VRING_DESC_F_WRITE, 0});
   r.driver.Publish(0);
   r.driver.Publish(0);
@@ -166,33 +159,31 @@ TEST(RingsMustFitMemoryAndAlignment) {
     change(layout);
     return queue.Enable(r.ram.Memory(), layout, kAllFeatures);
   };
-  EXPECT_TRUE(enables([](auto &) {}));
-  EXPECT_FALSE(enables([](auto &l) { l.size = 0; }));
-  EXPECT_FALSE(enables([](auto &l) { l.size = 3; }));
-  EXPECT_FALSE(enables([](auto &l) { l.size = 2 * kSize; }));
-  EXPECT_FALSE(enables([](auto &l) { l.descriptors.value += 8; }));
-  EXPECT_FALSE(enables([](auto &l) { l.available.value += 1; }));
-  EXPECT_FALSE(enables([](auto &l) { l.used.value += 2; }));
+  EXPECT_TRUE(enables([](auto&) {}));
+  EXPECT_FALSE(enables([](auto& l) { l.size = 0; }));
+  EXPECT_FALSE(enables([](auto& l) { l.size = 3; }));
+  EXPECT_FALSE(enables([](auto& l) { l.size = 2 * kSize; }));
+  EXPECT_FALSE(enables([](auto& l) { l.descriptors.value += 8; }));
+  EXPECT_FALSE(enables([](auto& l) { l.available.value += 1; }));
+  EXPECT_FALSE(enables([](auto& l) { l.used.value += 2; }));
   const uint64_t end = r.ram.Size();
-  EXPECT_FALSE(enables([&](auto &l) { l.descriptors.value = end - 64; }));
-  EXPECT_FALSE(enables([&](auto &l) { l.available.value = end - 4; }));
-  EXPECT_FALSE(enables([&](auto &l) { l.used.value = end - 16; }));
-  EXPECT_FALSE(enables([&](auto &l) { l.used.value = UINT64_MAX - 3; }));
+  EXPECT_FALSE(enables([&](auto& l) { l.descriptors.value = end - 64; }));
+  EXPECT_FALSE(enables([&](auto& l) { l.available.value = end - 4; }));
+  EXPECT_FALSE(enables([&](auto& l) { l.used.value = end - 16; }));
+  EXPECT_FALSE(enables([&](auto& l) { l.used.value = UINT64_MAX - 3; }));
 }
 
 TEST(InterruptsComeWhenTheDriverAskedForThem) {
-  Ring r; // EVENT_IDX: the driver names the entry that it waits for
+  Ring r;  // EVENT_IDX: the driver names the entry that it waits for
   EXPECT_FALSE(r.queue.TakeInterrupt());
-  for (int i = 0; i < 3; ++i)
-    r.driver.Add({{r.data, 8}});
-  while (r.queue.Pop(r.chain))
-    r.queue.AddUsed(r.chain.head, 0);
-  EXPECT_TRUE(r.queue.TakeInterrupt()); // it waited for entry 0
+  for (int i = 0; i < 3; ++i) r.driver.Add({{r.data, 8}});
+  while (r.queue.Pop(r.chain)) r.queue.AddUsed(r.chain.head, 0);
+  EXPECT_TRUE(r.queue.TakeInterrupt());  // it waited for entry 0
   EXPECT_FALSE(r.queue.TakeInterrupt());
   r.driver.Add({{r.data, 8}});
   r.queue.Pop(r.chain);
   r.queue.AddUsed(r.chain.head, 0);
-  EXPECT_FALSE(r.queue.TakeInterrupt()); // it has not asked again
+  EXPECT_FALSE(r.queue.TakeInterrupt());  // it has not asked again
   while (r.driver.TakeUsed()) {
   }
   EXPECT_FALSE(r.driver.EnableInterrupt());
@@ -220,10 +211,10 @@ TEST(NotificationsAreAskedForOnlyWhenTheRingIsEmpty) {
   Ring r;
   r.driver.Add({{r.data, 8}});
   EXPECT_TRUE(r.driver.NeedsKick());
-  EXPECT_TRUE(r.queue.EnableNotification()); // one is there: no sleep
+  EXPECT_TRUE(r.queue.EnableNotification());  // one is there: no sleep
   EXPECT_TRUE(r.queue.Pop(r.chain));
   r.driver.Add({{r.data, 8}});
-  EXPECT_FALSE(r.driver.NeedsKick()); // the device is still looking
+  EXPECT_FALSE(r.driver.NeedsKick());  // the device is still looking
   EXPECT_TRUE(r.queue.Pop(r.chain));
   EXPECT_FALSE(r.queue.EnableNotification());
   r.driver.Add({{r.data, 8}});
@@ -234,32 +225,28 @@ TEST(IndicesWrapAround) {
   Ring r;
   for (int i = 0; i < 70'000; ++i) {
     r.driver.Add({{r.data, 8}});
-    if (!r.queue.Pop(r.chain))
-      return Fail(__FILE__, __LINE__, "no chain");
+    if (!r.queue.Pop(r.chain)) return Fail(__FILE__, __LINE__, "no chain");
     r.queue.AddUsed(r.chain.head, 0);
-    if (!r.driver.TakeUsed())
-      return Fail(__FILE__, __LINE__, "not used");
+    if (!r.driver.TakeUsed()) return Fail(__FILE__, __LINE__, "not used");
   }
 }
 
 TEST(SavedIndicesAreChecked) {
-  const auto restores = [](uint16_t available, uint16_t used,
-                           uint16_t signalled) {
+  const auto restores = [](uint16_t available, uint16_t used, uint16_t signalled) {
     Ring r;
     ByteWriter out;
-    for (uint16_t value : {available, used, signalled})
-      out.Put(value);
+    for (uint16_t value : {available, used, signalled}) out.Put(value);
     ByteReader in(out.Bytes());
     return r.queue.Restore(in).has_value();
   };
   EXPECT_TRUE(restores(5, 5, 5));
   EXPECT_TRUE(restores(5, 3, 3));
-  EXPECT_FALSE(restores(5, 6, 6)); // more returned than taken
+  EXPECT_FALSE(restores(5, 6, 6));  // more returned than taken
   EXPECT_FALSE(restores(kSize + 1, 0, 0));
   EXPECT_FALSE(restores(5, 5, 6));
 }
 
-} // namespace
-} // namespace vmfork::testing
+}  // namespace
+}  // namespace vmfork::testing
 
 TEST_MAIN()

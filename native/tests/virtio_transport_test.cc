@@ -11,11 +11,10 @@ namespace vmfork::testing {
 namespace {
 
 using Machine = TestMachine<RngDevice>;
-constexpr uint32_t kFull =
-    VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
-    VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
+constexpr uint32_t kFull = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
+                           VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
 
-std::optional<DriverQueue::Used> AskForBytes(Machine &m, uint32_t size) {
+std::optional<DriverQueue::Used> AskForBytes(Machine& m, uint32_t size) {
   const uint64_t gpa = m.ram.Allocate(size);
   m.driver.queues[0].Add({{gpa, size, true}});
   return m.driver.Complete(0);
@@ -29,7 +28,7 @@ TEST(IdentityRegisters) {
   EXPECT_EQ(m.driver.Read(VIRTIO_MMIO_SHM_LEN_LOW), 0xffff'ffffU);
   EXPECT_EQ(m.driver.Read(VIRTIO_MMIO_SHM_LEN_HIGH), 0xffff'ffffU);
   m.driver.Write(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
-  EXPECT_EQ(m.driver.Read(VIRTIO_MMIO_DEVICE_FEATURES) & 1, 1U); // VERSION_1
+  EXPECT_EQ(m.driver.Read(VIRTIO_MMIO_DEVICE_FEATURES) & 1, 1U);  // VERSION_1
   m.driver.Write(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 0xffff'ffff);
   EXPECT_EQ(m.driver.Read(VIRTIO_MMIO_DEVICE_FEATURES), 0U);
   m.driver.Write(VIRTIO_MMIO_QUEUE_SEL, 1);
@@ -43,8 +42,7 @@ TEST(RandomBytesArriveWithAnInterrupt) {
   const uint64_t gpa = m.ram.Allocate(64);
   m.driver.queues[0].Add({{gpa, 64, true}});
   m.driver.Kick(0);
-  EXPECT_EQ(m.driver.WaitInterrupt().value_or(0),
-            uint32_t{VIRTIO_MMIO_INT_VRING});
+  EXPECT_EQ(m.driver.WaitInterrupt().value_or(0), uint32_t{VIRTIO_MMIO_INT_VRING});
   const auto used = m.driver.queues[0].TakeUsed();
   ASSERT_TRUE(used.has_value());
   EXPECT_EQ(used->bytes, 64U);
@@ -73,9 +71,8 @@ TEST(ChainsMadeAvailableBeforeDriverOkAreServedAfterIt) {
 }
 
 TEST(FeaturesMustBeASubsetWithVersion1) {
-  const std::vector<uint64_t> unacceptable = {0, kPlainFeatures | 1ULL << 5,
-                                              kPlainFeatures | 1ULL << 63,
-                                              1ULL << VIRTIO_RING_F_EVENT_IDX};
+  const std::vector<uint64_t> unacceptable = {
+      0, kPlainFeatures | 1ULL << 5, kPlainFeatures | 1ULL << 63, 1ULL << VIRTIO_RING_F_EVENT_IDX};
   for (const uint64_t features : unacceptable) {
     Machine m;
     m.driver.Negotiate(features);
@@ -87,15 +84,14 @@ TEST(FeaturesMustBeASubsetWithVersion1) {
 
 TEST(StatusBitsOnlyInTheirOrder) {
   Machine m;
-  for (const int bit :
-       {VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_FEATURES_OK,
-        VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET}) {
+  for (const int bit : {VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_FEATURES_OK,
+                        VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET}) {
     m.driver.Write(VIRTIO_MMIO_STATUS, static_cast<uint32_t>(bit));
     EXPECT_EQ(m.driver.Status(), 0U);
   }
   m.driver.Start();
   m.driver.Write(VIRTIO_MMIO_STATUS,
-                 VIRTIO_CONFIG_S_ACKNOWLEDGE); // bits cannot be taken back
+                 VIRTIO_CONFIG_S_ACKNOWLEDGE);  // bits cannot be taken back
   EXPECT_EQ(m.driver.Status(), kFull);
   EXPECT_GT(m.transport.Violations(), 0U);
 }
@@ -129,7 +125,7 @@ TEST(QueueOutsideOfMemoryDoesNotGetReady) {
   queue.used = m.ram.Size();
   m.driver.SetUpQueue(0, queue);
   EXPECT_EQ(m.driver.Read(VIRTIO_MMIO_QUEUE_READY), 0U);
-  m.driver.Write(VIRTIO_MMIO_QUEUE_NUM, 0x1'0040); // 64 in its low 16 bits
+  m.driver.Write(VIRTIO_MMIO_QUEUE_NUM, 0x1'0040);  // 64 in its low 16 bits
   m.driver.Write(VIRTIO_MMIO_QUEUE_READY, 1);
   EXPECT_EQ(m.driver.Read(VIRTIO_MMIO_QUEUE_READY), 0U);
   m.driver.AddStatus(VIRTIO_CONFIG_S_DRIVER_OK);
@@ -144,8 +140,7 @@ TEST(BrokenRingAsksForResetAndWorksAfterIt) {
   m.driver.queues[0].Publish(0);
   m.transport.Notify();
   EXPECT_NE(m.driver.Status() & VIRTIO_CONFIG_S_NEEDS_RESET, 0U);
-  EXPECT_EQ(m.driver.WaitInterrupt().value_or(0),
-            uint32_t{VIRTIO_MMIO_INT_CONFIG});
+  EXPECT_EQ(m.driver.WaitInterrupt().value_or(0), uint32_t{VIRTIO_MMIO_INT_CONFIG});
   EXPECT_EQ(m.transport.Violations(), 1U);
   m.driver.AddStatus(VIRTIO_CONFIG_S_DRIVER_OK);
   m.transport.Notify();
@@ -172,13 +167,10 @@ TEST(OddAccessesAreIgnored) {
   Machine m;
   const uint64_t zeros = 0;
   for (const size_t size : {size_t{1}, size_t{2}, size_t{8}}) {
-    for (const uint64_t offset :
-         {0x70ULL, 0x71ULL, 0x6eULL, 0xfeULL, 0xffcULL, 0xfffULL}) {
-      m.transport.Write(offset,
-                        std::as_bytes(std::span(&zeros, 1)).first(size));
+    for (const uint64_t offset : {0x70ULL, 0x71ULL, 0x6eULL, 0xfeULL, 0xffcULL, 0xfffULL}) {
+      m.transport.Write(offset, std::as_bytes(std::span(&zeros, 1)).first(size));
       uint64_t value = 0;
-      m.transport.Read(
-          offset, std::as_writable_bytes(std::span(&value, 1)).first(size));
+      m.transport.Read(offset, std::as_writable_bytes(std::span(&value, 1)).first(size));
       EXPECT_EQ(value, 0U);
     }
   }
@@ -240,9 +232,9 @@ TEST(SavedStateThatCannotBeIsRefused) {
   EXPECT_TRUE(refused(kStatusAt, VIRTIO_CONFIG_S_DRIVER_OK));
   EXPECT_TRUE(refused(kStatusAt + 1, 1));
   EXPECT_TRUE(refused(kFeaturesAt + 7, 0x80));
-  EXPECT_TRUE(refused(kFeaturesAt + 4, 0)); // without VERSION_1
+  EXPECT_TRUE(refused(kFeaturesAt + 4, 0));  // without VERSION_1
   EXPECT_TRUE(refused(kQueueAt, 3));
-  EXPECT_TRUE(refused(kQueueAt + 4 + 7, 0xff)); // descriptors far out of memory
+  EXPECT_TRUE(refused(kQueueAt + 4 + 7, 0xff));  // descriptors far out of memory
   std::vector<std::byte> longer(out.Bytes().begin(), out.Bytes().end());
   longer.push_back({});
   Machine target;
@@ -250,7 +242,7 @@ TEST(SavedStateThatCannotBeIsRefused) {
   EXPECT_FALSE(target.transport.Restore(in).has_value());
 }
 
-} // namespace
-} // namespace vmfork::testing
+}  // namespace
+}  // namespace vmfork::testing
 
 TEST_MAIN()

@@ -14,13 +14,12 @@ constexpr size_t kStreamBytes = 16 << 20;
 // A byte stream that both ends can compute: FNV-1a of what passed stands for
 // comparing it.
 class Pattern {
-public:
-  void Fill(std::string &chunk) {
-    for (char &byte : chunk)
-      byte = static_cast<char>(random_());
+ public:
+  void Fill(std::string& chunk) {
+    for (char& byte : chunk) byte = static_cast<char>(random_());
   }
 
-private:
+ private:
   std::minstd_rand random_{7};
 };
 
@@ -28,8 +27,7 @@ struct Digest {
   uint64_t value = 0xcbf29ce484222325;
   uint64_t bytes = 0;
   void Add(std::string_view chunk) {
-    for (const char byte : chunk)
-      value = (value ^ static_cast<uint8_t>(byte)) * 0x100000001b3;
+    for (const char byte : chunk) value = (value ^ static_cast<uint8_t>(byte)) * 0x100000001b3;
     bytes += chunk.size();
   }
 };
@@ -42,8 +40,7 @@ void WriteAll(int fd, std::string_view bytes) {
       continue;
     }
     pollfd state{.fd = fd, .events = POLLOUT, .revents = 0};
-    if (::poll(&state, 1, 10'000) != 1)
-      return;
+    if (::poll(&state, 1, 10'000) != 1) return;
   }
 }
 
@@ -56,9 +53,7 @@ TEST(SixteenMegabytesFromHostToGuest) {
     Pattern pattern;
     std::minstd_rand sizes{3};
     while (sent.bytes < kStreamBytes) {
-      std::string chunk(
-          std::min<size_t>(1 + sizes() % 90'000, kStreamBytes - sent.bytes),
-          '\0');
+      std::string chunk(std::min<size_t>(1 + sizes() % 90'000, kStreamBytes - sent.bytes), '\0');
       pattern.Fill(chunk);
       sent.Add(chunk);
       WriteAll(s.user.Get(), chunk);
@@ -68,17 +63,15 @@ TEST(SixteenMegabytesFromHostToGuest) {
   uint32_t told = 0;
   while (got.bytes < kStreamBytes) {
     const auto packet = m.guest.Receive();
-    if (!packet)
-      break;
+    if (!packet) break;
     got.Add(packet->payload);
     const auto consumed = static_cast<uint32_t>(got.bytes);
-    if (consumed - told < 20'000)
-      continue;
+    if (consumed - told < 20'000) continue;
     auto update = s.Header(VIRTIO_VSOCK_OP_CREDIT_UPDATE);
     update.fwd_cnt = told = consumed;
     m.guest.Send(update);
   }
-  s.user = {}; // lets the writer go in a failed test
+  s.user = {};  // lets the writer go in a failed test
   user.join();
   EXPECT_EQ(got.bytes, kStreamBytes);
   EXPECT_EQ(got.value, sent.value);
@@ -92,8 +85,7 @@ TEST(SixteenMegabytesFromGuestToHost) {
     std::minstd_rand sizes{5};
     while (got.bytes < kStreamBytes) {
       const std::string some = ReadSome(s.user.Get(), 1 + sizes() % 90'000);
-      if (some.empty())
-        return;
+      if (some.empty()) return;
       got.Add(some);
     }
   });
@@ -104,8 +96,7 @@ TEST(SixteenMegabytesFromGuestToHost) {
   size_t updates = 0;
   while (sent.bytes < kStreamBytes) {
     const uint32_t in_flight = static_cast<uint32_t>(sent.bytes) - forwarded;
-    size_t size = std::min<size_t>(1 + sizes() % kMaxPayloadBytes,
-                                   kStreamBytes - sent.bytes);
+    size_t size = std::min<size_t>(1 + sizes() % kMaxPayloadBytes, kStreamBytes - sent.bytes);
     size = std::min<size_t>(size, VsockConnection::kBufAlloc - in_flight);
     if (size > 0) {
       std::string chunk(size, '\0');
@@ -121,8 +112,7 @@ TEST(SixteenMegabytesFromGuestToHost) {
       ++updates;
       size = 1;
     }
-    if (size == 0)
-      break;
+    if (size == 0) break;
   }
   EXPECT_EQ(sent.bytes, kStreamBytes);
   auto end = s.Header(VIRTIO_VSOCK_OP_SHUTDOWN);
@@ -140,33 +130,28 @@ TEST(ManyConnectionsShareTheReceiveRing) {
   VsockMachine m(/*receive_buffers=*/8);
   constexpr size_t kCount = 40;
   std::vector<Stream> streams;
-  for (uint32_t i = 0; i < kCount; ++i)
-    streams.push_back(m.ConnectTo(100 + i));
+  for (uint32_t i = 0; i < kCount; ++i) streams.push_back(m.ConnectTo(100 + i));
   std::map<uint32_t, std::string> got;
   for (uint32_t i = 0; i < kCount; ++i) {
-    WriteAll(streams[i].user.Get(),
-             std::string(20'000, static_cast<char>('0' + i)));
+    WriteAll(streams[i].user.Get(), std::string(20'000, static_cast<char>('0' + i)));
   }
   for (size_t bytes = 0; bytes < kCount * 20'000;) {
     const auto packet = m.guest.Receive();
-    if (!packet)
-      break;
+    if (!packet) break;
     got[packet->header.dst_port] += packet->payload;
     bytes += packet->payload.size();
   }
   for (uint32_t i = 0; i < kCount; ++i) {
-    EXPECT_TRUE(got[100 + i] ==
-                std::string(20'000, static_cast<char>('0' + i)));
+    EXPECT_TRUE(got[100 + i] == std::string(20'000, static_cast<char>('0' + i)));
   }
 }
 
 // A second machine over a copy of the first one's memory, as a fork makes it.
 struct Fork {
-  explicit Fork(VsockMachine &from) : machine(0, /*start=*/false) {
+  explicit Fork(VsockMachine& from) : machine(0, /*start=*/false) {
     std::memcpy(machine.ram.At(0), from.ram.At(0), from.ram.Size());
     machine.driver.queues = from.driver.queues;
-    for (DriverQueue &queue : machine.driver.queues)
-      queue.MoveTo(machine.ram);
+    for (DriverQueue& queue : machine.driver.queues) queue.MoveTo(machine.ram);
     machine.guest = VsockGuest(from.guest, machine.driver, machine.ram);
     ByteWriter state;
     from.transport.Save(state);
@@ -182,12 +167,10 @@ struct Fork {
 TEST(ControlConnectionGoesOnInAForkAndOthersAreReset) {
   VsockMachine m;
   Accepted accepted = m.ListenOn(VsockMachine::kControlPort);
-  m.guest.Send(
-      {.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
+  m.guest.Send({.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
   EXPECT_EQ(m.guest.Receive()->header.op, VIRTIO_VSOCK_OP_RESPONSE);
   auto control = accepted.Wait().second;
-  const PacketHeader from_agent{
-      .src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_RW};
+  const PacketHeader from_agent{.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_RW};
   Stream other = m.ConnectTo(80);
   m.guest.Send(from_agent, "before");
   EXPECT_EQ(ReadExactly(control.Get(), 6), "before");
@@ -196,7 +179,7 @@ TEST(ControlConnectionGoesOnInAForkAndOthersAreReset) {
 
   Fork fork(m);
   ASSERT_TRUE(fork.restored.has_value());
-  VsockMachine &clone = fork.machine;
+  VsockMachine& clone = fork.machine;
   auto user = clone.device->AttachControl();
   ASSERT_TRUE(user.has_value());
   WriteAll(user->Get(), "first words");
@@ -207,10 +190,8 @@ TEST(ControlConnectionGoesOnInAForkAndOthersAreReset) {
   while (!(saw_reset && saw_data)) {
     const auto packet = clone.guest.Receive();
     ASSERT_TRUE(packet.has_value());
-    saw_reset |= packet->header.op == VIRTIO_VSOCK_OP_RST &&
-                 packet->header.dst_port == 80;
-    saw_data |=
-        packet->payload == "first words" && packet->header.dst_port == 5000;
+    saw_reset |= packet->header.op == VIRTIO_VSOCK_OP_RST && packet->header.dst_port == 80;
+    saw_data |= packet->payload == "first words" && packet->header.dst_port == 5000;
   }
   clone.guest.Send(from_agent, "after");
   EXPECT_EQ(ReadExactly(user->Get(), 5), "after");
@@ -226,22 +207,18 @@ TEST(ControlConnectionGoesOnInAForkAndOthersAreReset) {
 TEST(BytesThatTheSocketHadNotTakenAreInTheFork) {
   VsockMachine m;
   Accepted accepted = m.ListenOn(VsockMachine::kControlPort);
-  m.guest.Send(
-      {.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
+  m.guest.Send({.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
   EXPECT_EQ(m.guest.Receive()->header.op, VIRTIO_VSOCK_OP_RESPONSE);
   auto control = accepted.Wait().second;
   // Far more than the sockets take; the rest is held by the device, and goes
   // where the state goes.
-  const PacketHeader data{
-      .src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_RW};
+  const PacketHeader data{.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_RW};
   std::string sent;
   uint32_t forwarded = 0;
   for (int i = 0;; ++i) {
     const std::string chunk(60'000, static_cast<char>('a' + i));
-    while (auto packet = m.guest.TryReceive(5))
-      forwarded = packet->header.fwd_cnt;
-    if (sent.size() + chunk.size() - forwarded > VsockConnection::kBufAlloc)
-      break;
+    while (auto packet = m.guest.TryReceive(5)) forwarded = packet->header.fwd_cnt;
+    if (sent.size() + chunk.size() - forwarded > VsockConnection::kBufAlloc) break;
     m.guest.Send(data, chunk);
     sent += chunk;
     m.Settle();
@@ -272,8 +249,7 @@ TEST(ForkWithoutControlConnectionSaysSo) {
 TEST(DamagedStateIsRefusedOrHarmless) {
   VsockMachine m;
   Accepted accepted = m.ListenOn(VsockMachine::kControlPort);
-  m.guest.Send(
-      {.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
+  m.guest.Send({.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
   m.guest.Receive();
   auto control = accepted.Wait().second;
   Stream other = m.ConnectTo(80);
@@ -301,7 +277,7 @@ TEST(DamagedStateIsRefusedOrHarmless) {
   }
 }
 
-} // namespace
-} // namespace vmfork::testing
+}  // namespace
+}  // namespace vmfork::testing
 
 TEST_MAIN()

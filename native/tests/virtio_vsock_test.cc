@@ -14,8 +14,7 @@ namespace {
 TEST(GuestDialsAListeningHostPort) {
   VsockMachine m;
   Accepted accepted = m.ListenOn(1024);
-  m.guest.Send(
-      {.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
+  m.guest.Send({.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
   const auto response = m.guest.Receive();
   ASSERT_TRUE(response.has_value());
   EXPECT_EQ(response->header.op, VIRTIO_VSOCK_OP_RESPONSE);
@@ -31,8 +30,7 @@ TEST(GuestDialsAListeningHostPort) {
 
 TEST(GuestDialsAPortNobodyListensOn) {
   VsockMachine m;
-  m.guest.Send(
-      {.src_port = 5000, .dst_port = 77, .op = VIRTIO_VSOCK_OP_REQUEST});
+  m.guest.Send({.src_port = 5000, .dst_port = 77, .op = VIRTIO_VSOCK_OP_REQUEST});
   EXPECT_EQ(m.guest.Receive()->header.op, VIRTIO_VSOCK_OP_RST);
 }
 
@@ -52,8 +50,7 @@ TEST(HostConnectsAndDataFlowsBothWays) {
 TEST(RefusedConnectSaysSo) {
   VsockMachine m;
   std::promise<Result<UniqueFd>> result;
-  m.device->Connect(
-      81, [&](Result<UniqueFd> r) { result.set_value(std::move(r)); });
+  m.device->Connect(81, [&](Result<UniqueFd> r) { result.set_value(std::move(r)); });
   const auto request = m.guest.Receive();
   EXPECT_EQ(request->header.op, VIRTIO_VSOCK_OP_REQUEST);
   m.guest.Send(Reply(request->header, VIRTIO_VSOCK_OP_RST));
@@ -65,8 +62,7 @@ TEST(RefusedConnectSaysSo) {
 TEST(PendingConnectFailsWithGoneWhenTheDriverResets) {
   VsockMachine m;
   std::promise<Result<UniqueFd>> result;
-  m.device->Connect(
-      81, [&](Result<UniqueFd> r) { result.set_value(std::move(r)); });
+  m.device->Connect(81, [&](Result<UniqueFd> r) { result.set_value(std::move(r)); });
   m.driver.Write(VIRTIO_MMIO_STATUS, 0);
   auto outcome = result.get_future().get();
   ASSERT_TRUE(!outcome.has_value());
@@ -102,8 +98,7 @@ TEST(GuestHalfClosesAndStillReads) {
 TEST(GuestClosesAndUserGetsEveryByteThenTheEnd) {
   VsockMachine m;
   Stream s = m.ConnectTo(80);
-  const std::string data(
-      200'000, 'x'); // more than one packet, and left in buffers for a while
+  const std::string data(200'000, 'x');  // more than one packet, and left in buffers for a while
   for (size_t at = 0; at < data.size(); at += 50'000) {
     m.guest.Send(s.Header(VIRTIO_VSOCK_OP_RW), data.substr(at, 50'000));
   }
@@ -111,8 +106,7 @@ TEST(GuestClosesAndUserGetsEveryByteThenTheEnd) {
   header.flags = VIRTIO_VSOCK_SHUTDOWN_SEND | VIRTIO_VSOCK_SHUTDOWN_RCV;
   m.guest.Send(header);
   auto packet = m.guest.Receive();
-  if (packet->header.op == VIRTIO_VSOCK_OP_CREDIT_UPDATE)
-    packet = m.guest.Receive();
+  if (packet->header.op == VIRTIO_VSOCK_OP_CREDIT_UPDATE) packet = m.guest.Receive();
   EXPECT_EQ(packet->header.op, VIRTIO_VSOCK_OP_RST);
   EXPECT_TRUE(ReadToEnd(s.user.Get()) == data);
 }
@@ -148,8 +142,7 @@ TEST(GuestThatIgnoresItsCreditIsReset) {
   for (int i = 0; i < 40 && !reset; ++i) {
     m.guest.Send(s.Header(VIRTIO_VSOCK_OP_RW), packet);
     m.Settle();
-    while (auto answer = m.guest.TryReceive())
-      reset |= answer->header.op == VIRTIO_VSOCK_OP_RST;
+    while (auto answer = m.guest.TryReceive()) reset |= answer->header.op == VIRTIO_VSOCK_OP_RST;
   }
   EXPECT_TRUE(reset);
 }
@@ -161,8 +154,7 @@ TEST(HostStopsAtTheGuestsCreditAndGoesOnWithIt) {
   const std::string data(30'000, 'y');
   EXPECT_EQ(::write(s.user.Get(), data.data(), data.size()), ssize_t{30'000});
   std::string got;
-  while (got.size() < 10'000)
-    got += m.guest.Receive()->payload;
+  while (got.size() < 10'000) got += m.guest.Receive()->payload;
   EXPECT_EQ(got.size(), 10'000U);
   EXPECT_TRUE(!m.guest.TryReceive().has_value());
   auto update = s.Header(VIRTIO_VSOCK_OP_CREDIT_UPDATE);
@@ -170,8 +162,7 @@ TEST(HostStopsAtTheGuestsCreditAndGoesOnWithIt) {
     update.fwd_cnt = static_cast<uint32_t>(got.size());
     m.guest.Send(update);
     const size_t until = std::min(got.size() + 10'000, data.size());
-    while (got.size() < until)
-      got += m.guest.Receive()->payload;
+    while (got.size() < until) got += m.guest.Receive()->payload;
   }
   EXPECT_TRUE(got == data);
 }
@@ -180,7 +171,7 @@ TEST(NonsenseCreditFromTheGuestSendsNothing) {
   VsockMachine m;
   Stream s = m.ConnectTo(80);
   auto update = s.Header(VIRTIO_VSOCK_OP_CREDIT_UPDATE);
-  update.fwd_cnt = 1000; // more than was ever sent: in-flight wraps below zero
+  update.fwd_cnt = 1000;  // more than was ever sent: in-flight wraps below zero
   m.guest.Send(update);
   m.Settle();
   EXPECT_EQ(::write(s.user.Get(), "data", 4), 4);
@@ -202,15 +193,9 @@ TEST(PacketsThatFitNothingAreResetOrDropped) {
   VsockMachine m;
   m.guest.Send({.src_port = 1, .dst_port = 2, .op = VIRTIO_VSOCK_OP_RW});
   EXPECT_EQ(m.guest.Receive()->header.op, VIRTIO_VSOCK_OP_RST);
-  m.guest.Send({.src_port = 1,
-                .dst_port = 2,
-                .op = VIRTIO_VSOCK_OP_RST}); // never answered
-  m.guest.Send({.src_cid = 99,
-                .src_port = 1,
-                .dst_port = 2,
-                .op = VIRTIO_VSOCK_OP_REQUEST});
-  m.guest.Send(
-      {.src_port = 3, .dst_port = 4, .type = 7, .op = VIRTIO_VSOCK_OP_REQUEST});
+  m.guest.Send({.src_port = 1, .dst_port = 2, .op = VIRTIO_VSOCK_OP_RST});  // never answered
+  m.guest.Send({.src_cid = 99, .src_port = 1, .dst_port = 2, .op = VIRTIO_VSOCK_OP_REQUEST});
+  m.guest.Send({.src_port = 3, .dst_port = 4, .type = 7, .op = VIRTIO_VSOCK_OP_REQUEST});
   const auto answer = m.guest.Receive();
   EXPECT_EQ(answer->header.op, VIRTIO_VSOCK_OP_RST);
   EXPECT_EQ(answer->header.type, 7);
@@ -220,12 +205,10 @@ TEST(PacketsThatFitNothingAreResetOrDropped) {
 TEST(DuplicateRequestEndsTheConnection) {
   VsockMachine m;
   Accepted accepted = m.ListenOn(1024);
-  m.guest.Send(
-      {.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
+  m.guest.Send({.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
   EXPECT_EQ(m.guest.Receive()->header.op, VIRTIO_VSOCK_OP_RESPONSE);
   auto user = accepted.Wait();
-  m.guest.Send(
-      {.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
+  m.guest.Send({.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
   EXPECT_EQ(m.guest.Receive()->header.op, VIRTIO_VSOCK_OP_RST);
   EXPECT_EQ(ReadToEnd(user.second.Get()), "");
 }
@@ -251,8 +234,7 @@ TEST(FloodOfPacketsWithoutReceiveBuffersIsHeldBack) {
   EXPECT_LT(sent, 2000U);
   m.guest.PostBuffers(64);
   size_t resets = 0;
-  while (resets < sent && m.guest.Receive().has_value())
-    ++resets;
+  while (resets < sent && m.guest.Receive().has_value()) ++resets;
   EXPECT_EQ(resets, sent);
 }
 
@@ -270,12 +252,10 @@ TEST(NewCidIsShownAndOldOneStillAccepted) {
   VsockMachine m;
   m.device->SetCid(77);
   EXPECT_EQ(m.driver.Read(VIRTIO_MMIO_CONFIG), 77U);
-  EXPECT_TRUE((m.driver.WaitInterrupt().value_or(0) & VIRTIO_MMIO_INT_CONFIG) !=
-              0);
+  EXPECT_TRUE((m.driver.WaitInterrupt().value_or(0) & VIRTIO_MMIO_INT_CONFIG) != 0);
   m.guest.Send({.src_port = 1, .dst_port = 2, .op = VIRTIO_VSOCK_OP_RW});
   EXPECT_EQ(m.guest.Receive()->header.dst_cid, kGuestCid);
-  m.guest.Send(
-      {.src_cid = 77, .src_port = 1, .dst_port = 2, .op = VIRTIO_VSOCK_OP_RW});
+  m.guest.Send({.src_cid = 77, .src_port = 1, .dst_port = 2, .op = VIRTIO_VSOCK_OP_RW});
   EXPECT_EQ(m.guest.Receive()->header.dst_cid, 77U);
 }
 
@@ -289,7 +269,7 @@ TEST(WhilePausedNothingMoves) {
   EXPECT_EQ(m.guest.Receive()->payload, "wait");
 }
 
-} // namespace
-} // namespace vmfork::testing
+}  // namespace
+}  // namespace vmfork::testing
 
 TEST_MAIN()

@@ -18,9 +18,8 @@ namespace vmfork::testing {
 
 inline constexpr uint64_t kGuestCid = 42;
 inline constexpr uint64_t kHostCid = 2;
-inline constexpr uint32_t kMaxPayloadBytes =
-    64 << 10; // VIRTIO_VSOCK_MAX_PKT_BUF_SIZE
-inline constexpr uint32_t kReceiveBufferBytes = 3776; // as Linux 6.1 posts them
+inline constexpr uint32_t kMaxPayloadBytes = 64 << 10;  // VIRTIO_VSOCK_MAX_PKT_BUF_SIZE
+inline constexpr uint32_t kReceiveBufferBytes = 3776;   // as Linux 6.1 posts them
 
 // struct virtio_vsock_hdr, which is packed: its members cannot be referred to.
 // On sending, 0 in a cid or in buf_alloc stands for the usual value.
@@ -43,7 +42,7 @@ struct Packet {
 };
 
 // A packet of the guest that answers `header`.
-inline PacketHeader Reply(const PacketHeader &header, uint16_t op) {
+inline PacketHeader Reply(const PacketHeader& header, uint16_t op) {
   return {.src_cid = header.dst_cid,
           .dst_cid = header.src_cid,
           .src_port = header.dst_port,
@@ -52,12 +51,10 @@ inline PacketHeader Reply(const PacketHeader &header, uint16_t op) {
 }
 
 class VsockGuest {
-public:
-  VsockGuest(GuestDriver &driver, TestRam &ram)
-      : driver_(&driver), ram_(&ram) {}
+ public:
+  VsockGuest(GuestDriver& driver, TestRam& ram) : driver_(&driver), ram_(&ram) {}
   // The same guest in a copy of the machine.
-  VsockGuest(const VsockGuest &other, GuestDriver &driver, TestRam &ram)
-      : VsockGuest(other) {
+  VsockGuest(const VsockGuest& other, GuestDriver& driver, TestRam& ram) : VsockGuest(other) {
     driver_ = &driver;
     ram_ = &ram;
   }
@@ -65,62 +62,49 @@ public:
   void PostBuffers(int count) {
     for (int i = 0; i < count; ++i) {
       const uint64_t gpa = ram_->Allocate(kReceiveBufferBytes);
-      buffers_[driver_->queues[0].Add({{gpa, kReceiveBufferBytes, true}})] =
-          gpa;
+      buffers_[driver_->queues[0].Add({{gpa, kReceiveBufferBytes, true}})] = gpa;
     }
     driver_->Kick(0);
   }
 
   bool CanSend() {
-    while (auto used = Tx().TakeUsed())
-      free_tx_.push_back(sent_[used->head]);
+    while (auto used = Tx().TakeUsed()) free_tx_.push_back(sent_[used->head]);
     return Tx().Free() >= 2;
   }
-  void Send(const PacketHeader &header, const std::string &payload = {}) {
+  void Send(const PacketHeader& header, const std::string& payload = {}) {
     SendRaw(header, static_cast<uint32_t>(payload.size()), payload);
   }
   // `announced` may lie about the payload.
-  void SendRaw(PacketHeader header, uint32_t announced,
-               const std::string &payload) {
-    if (header.src_cid == 0)
-      header.src_cid = kGuestCid;
-    if (header.dst_cid == 0)
-      header.dst_cid = kHostCid;
-    if (header.buf_alloc == 0)
-      header.buf_alloc = buf_alloc;
+  void SendRaw(PacketHeader header, uint32_t announced, const std::string& payload) {
+    if (header.src_cid == 0) header.src_cid = kGuestCid;
+    if (header.dst_cid == 0) header.dst_cid = kHostCid;
+    if (header.buf_alloc == 0) header.buf_alloc = buf_alloc;
     CanSend();
-    if (free_tx_.empty())
-      free_tx_.push_back(ram_->Allocate(kVsockHeaderBytes + kMaxPayloadBytes));
+    if (free_tx_.empty()) free_tx_.push_back(ram_->Allocate(kVsockHeaderBytes + kMaxPayloadBytes));
     const uint64_t gpa = free_tx_.back();
     free_tx_.pop_back();
-    const virtio_vsock_hdr raw{
-        header.src_cid,   header.dst_cid, header.src_port, header.dst_port,
-        announced,        header.type,    header.op,       header.flags,
-        header.buf_alloc, header.fwd_cnt};
+    const virtio_vsock_hdr raw{header.src_cid,   header.dst_cid, header.src_port, header.dst_port,
+                               announced,        header.type,    header.op,       header.flags,
+                               header.buf_alloc, header.fwd_cnt};
     std::memcpy(ram_->At(gpa), &raw, sizeof raw);
     std::memcpy(ram_->At(gpa + sizeof raw), payload.data(), payload.size());
     std::vector<TestBuffer> chain{{gpa, sizeof raw}};
     if (!payload.empty())
-      chain.push_back(
-          {gpa + sizeof raw, static_cast<uint32_t>(payload.size())});
+      chain.push_back({gpa + sizeof raw, static_cast<uint32_t>(payload.size())});
     sent_[Tx().Add(chain)] = gpa;
     driver_->Kick(1);
   }
 
   // A packet if there is one already, or comes within the time.
   std::optional<Packet> TryReceive(int timeout_ms = 0) {
-    DriverQueue &rx = driver_->queues[0];
-    const auto until = std::chrono::steady_clock::now() +
-                       std::chrono::milliseconds(timeout_ms);
+    DriverQueue& rx = driver_->queues[0];
+    const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
     for (;;) {
-      if (auto used = rx.TakeUsed())
-        return Take(*used);
-      if (rx.EnableInterrupt())
-        continue;
+      if (auto used = rx.TakeUsed()) return Take(*used);
+      if (rx.EnableInterrupt()) continue;
       const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
           until - std::chrono::steady_clock::now());
-      if (left.count() <= 0 ||
-          !driver_->WaitInterrupt(static_cast<int>(left.count()))) {
+      if (left.count() <= 0 || !driver_->WaitInterrupt(static_cast<int>(left.count()))) {
         return std::nullopt;
       }
     }
@@ -129,18 +113,17 @@ public:
 
   uint32_t buf_alloc = 256 << 10;
 
-private:
-  DriverQueue &Tx() { return driver_->queues[1]; }
-  Packet Take(const DriverQueue::Used &used) {
+ private:
+  DriverQueue& Tx() { return driver_->queues[1]; }
+  Packet Take(const DriverQueue::Used& used) {
     const uint64_t gpa = buffers_[used.head];
     buffers_.erase(used.head);
     virtio_vsock_hdr raw;
     std::memcpy(&raw, ram_->At(gpa), sizeof raw);
-    Packet packet{{raw.src_cid, raw.dst_cid, raw.src_port, raw.dst_port,
-                   raw.len, raw.type, raw.op, raw.flags, raw.buf_alloc,
-                   raw.fwd_cnt},
+    Packet packet{{raw.src_cid, raw.dst_cid, raw.src_port, raw.dst_port, raw.len, raw.type, raw.op,
+                   raw.flags, raw.buf_alloc, raw.fwd_cnt},
                   {}};
-    packet.payload.assign(reinterpret_cast<char *>(ram_->At(gpa + sizeof raw)),
+    packet.payload.assign(reinterpret_cast<char*>(ram_->At(gpa + sizeof raw)),
                           used.bytes - sizeof raw);
     // The buffer goes back at once.
     buffers_[driver_->queues[0].Add({{gpa, kReceiveBufferBytes, true}})] = gpa;
@@ -148,8 +131,8 @@ private:
     return packet;
   }
 
-  GuestDriver *driver_;
-  TestRam *ram_;
+  GuestDriver* driver_;
+  TestRam* ram_;
   std::map<uint16_t, uint64_t> buffers_;
   std::map<uint16_t, uint64_t> sent_;
   std::vector<uint64_t> free_tx_;
@@ -168,7 +151,7 @@ struct Stream {
 
 // The connections that a listener got.
 class Accepted {
-public:
+ public:
   std::pair<uint32_t, UniqueFd> Wait() { return promise_->get_future().get(); }
   VsockDevice::ListenCallback Callback() {
     return [promise = promise_](uint32_t port, UniqueFd fd) {
@@ -176,7 +159,7 @@ public:
     };
   }
 
-private:
+ private:
   std::shared_ptr<std::promise<std::pair<uint32_t, UniqueFd>>> promise_ =
       std::make_shared<std::promise<std::pair<uint32_t, UniqueFd>>>();
 };
@@ -186,8 +169,7 @@ struct VsockMachine : TestMachine<VsockDevice> {
 
   explicit VsockMachine(int receive_buffers = 64, bool start = true)
       : TestMachine(uint32_t{kGuestCid}, kControlPort), guest(driver, ram) {
-    if (!start)
-      return;
+    if (!start) return;
     driver.Start();
     guest.PostBuffers(receive_buffers);
   }
@@ -200,15 +182,12 @@ struct VsockMachine : TestMachine<VsockDevice> {
   void Settle() { transport.Notify(); }
   Stream ConnectTo(uint32_t guest_port) {
     std::promise<Result<UniqueFd>> result;
-    device->Connect(guest_port, [&](Result<UniqueFd> r) {
-      result.set_value(std::move(r));
-    });
+    device->Connect(guest_port, [&](Result<UniqueFd> r) { result.set_value(std::move(r)); });
     const auto request = guest.Receive();
     Stream stream{.user = {}, .from_guest = Reply(request->header, 0)};
     guest.Send(stream.Header(VIRTIO_VSOCK_OP_RESPONSE));
     auto user = result.get_future().get();
-    if (user)
-      stream.user = std::move(*user);
+    if (user) stream.user = std::move(*user);
     return stream;
   }
 
@@ -217,8 +196,7 @@ struct VsockMachine : TestMachine<VsockDevice> {
 
 inline std::string ReadSome(int fd, size_t size) {
   pollfd state{.fd = fd, .events = POLLIN, .revents = 0};
-  if (::poll(&state, 1, 10'000) != 1)
-    return {};
+  if (::poll(&state, 1, 10'000) != 1) return {};
   std::string bytes(size, '\0');
   const ssize_t got = ::read(fd, bytes.data(), size);
   bytes.resize(got > 0 ? static_cast<size_t>(got) : 0);
@@ -229,8 +207,7 @@ inline std::string ReadExactly(int fd, size_t size) {
   std::string all;
   while (all.size() < size) {
     const std::string some = ReadSome(fd, size - all.size());
-    if (some.empty())
-      break;
+    if (some.empty()) break;
     all += some;
   }
   return all;
@@ -240,12 +217,11 @@ inline std::string ReadToEnd(int fd) {
   std::string all;
   for (;;) {
     const std::string some = ReadSome(fd, 65536);
-    if (some.empty())
-      return all;
+    if (some.empty()) return all;
     all += some;
   }
 }
 
-} // namespace vmfork::testing
+}  // namespace vmfork::testing
 
-#endif // VMFORK_TESTS_VSOCK_GUEST_H_
+#endif  // VMFORK_TESTS_VSOCK_GUEST_H_

@@ -240,25 +240,13 @@ void VirtioTransport::WriteQueueRegister(uint64_t offset, uint32_t value) {
     return;
   }
   QueueRegisters& registers = registers_[queue_select_];
-  switch (offset) {
-    case VIRTIO_MMIO_QUEUE_NUM:
-      registers.size = value;
-      return;
-    case VIRTIO_MMIO_QUEUE_DESC_LOW:
-      return SetLow(registers.descriptors, value);
-    case VIRTIO_MMIO_QUEUE_DESC_HIGH:
-      return SetHigh(registers.descriptors, value);
-    case VIRTIO_MMIO_QUEUE_AVAIL_LOW:
-      return SetLow(registers.available, value);
-    case VIRTIO_MMIO_QUEUE_AVAIL_HIGH:
-      return SetHigh(registers.available, value);
-    case VIRTIO_MMIO_QUEUE_USED_LOW:
-      return SetLow(registers.used, value);
-    case VIRTIO_MMIO_QUEUE_USED_HIGH:
-      return SetHigh(registers.used, value);
-    default:
-      return;
-  }
+  if (offset == VIRTIO_MMIO_QUEUE_NUM) registers.size = value;
+  if (offset == VIRTIO_MMIO_QUEUE_DESC_LOW) SetLow(registers.descriptors, value);
+  if (offset == VIRTIO_MMIO_QUEUE_DESC_HIGH) SetHigh(registers.descriptors, value);
+  if (offset == VIRTIO_MMIO_QUEUE_AVAIL_LOW) SetLow(registers.available, value);
+  if (offset == VIRTIO_MMIO_QUEUE_AVAIL_HIGH) SetHigh(registers.available, value);
+  if (offset == VIRTIO_MMIO_QUEUE_USED_LOW) SetLow(registers.used, value);
+  if (offset == VIRTIO_MMIO_QUEUE_USED_HIGH) SetHigh(registers.used, value);
 }
 
 void VirtioTransport::SetQueueReady(uint32_t value) {

@@ -16,7 +16,7 @@
 
 namespace vmfork {
 
-class VirtioTransport : public BusDevice, private DeviceContext {
+class VirtioTransport final : public BusDevice, private DeviceContext {
  public:
   // `interrupt` is the guest's interrupt line. All references must outlive this. The doorbell
   // (QUEUE_NOTIFY) is the owner's: an ioeventfd whose handler on the loop calls Notify().
