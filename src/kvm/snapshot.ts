@@ -15,7 +15,13 @@ import {
 } from '../options.js';
 import { throwIfAborted, type WaitOptions } from '../waiting.js';
 import { Engine } from './engine.js';
-import { checkAcknowledged, createIdentity, encodeIdentity, type Identity } from './identity.js';
+import {
+  checkAcknowledged,
+  createIdentity,
+  encodeIdentity,
+  type Identity,
+  settleClock,
+} from './identity.js';
 import { Machine } from './machine.js';
 import { createMetadata, parseMetadata, type SnapshotMetadata } from './metadata.js';
 import type { CachedOptions } from './template-cache.js';
@@ -168,12 +174,11 @@ export class Snapshot {
 
   async #acknowledge(session: Session, identity: Identity, options: ForkOptions): Promise<void> {
     const timeoutMs = options.identityTimeoutMs ?? DEFAULT_IDENTITY_TIMEOUT_MS;
+    const limits = { timeoutMs, signal: options.signal };
     try {
-      const answer = await session.expectResumed(FORK_RESUME, {
-        timeoutMs,
-        signal: options.signal,
-      });
+      const answer = await session.expectResumed(FORK_RESUME, limits);
       checkAcknowledged(identity, answer, this.metadata.cid);
+      await settleClock(session, identity, answer, limits);
     } catch (error) {
       if (!VmforkError.is(error) || error.code === 'VMF_IDENTITY' || error.code === 'VMF_ABORTED') {
         throw error;

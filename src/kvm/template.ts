@@ -8,7 +8,13 @@ import { BOOT_OPTIONS, type BootOptions, checkOptions } from '../options.js';
 import { throwIfAborted, type WaitOptions, watchLimits } from '../waiting.js';
 import { Engine, probeHost } from './engine.js';
 import { commandLine, findGuest } from './guest.js';
-import { checkAcknowledged, createIdentity, encodeIdentity, type Identity } from './identity.js';
+import {
+  checkAcknowledged,
+  createIdentity,
+  encodeIdentity,
+  type Identity,
+  settleClock,
+} from './identity.js';
 import { Machine } from './machine.js';
 import { ENGINE_OPTION, type Snapshot, StageClock, takeSnapshot } from './snapshot.js';
 import { Vm } from './vm.js';
@@ -114,6 +120,7 @@ async function bringUp(
     const value = 0;
     const answer = await session.resume(value, encodeIdentity(value, identity));
     checkAcknowledged(identity, answer, identity.cid);
+    await settleClock(session, identity, answer, {});
     clock.mark('acknowledge');
     return agent;
   } catch (error) {

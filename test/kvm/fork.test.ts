@@ -62,7 +62,7 @@ test('the guest shows the identity that the host gave it', async () => {
   expect(await eventually(hasCid, 5000)).toBe(true);
 });
 
-const many = scale({ full: 1000, nested: 100, interpreted: 300 });
+const many = scale({ full: 1000, nested: 100, interpreted: 200 });
 
 test(`${many} clones draw distinct random bytes and ids`, async () => {
   const drawn = new Set<string>();
