@@ -23,7 +23,7 @@ constexpr size_t kStatusBytes = 1;
 uint64_t Bit(unsigned feature) { return 1ULL << feature; }
 }  // namespace
 
-BlockDevice::BlockDevice(std::shared_ptr<const File> file, std::string id)
+BlockDevice::BlockDevice(std::shared_ptr<const File> file, std::string_view id)
     : file_(std::move(file)),
       id_(id.substr(0, kIdBytes)),
       capacity_sectors_(file_->Size() / kSectorBytes) {}

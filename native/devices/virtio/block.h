@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "base/file.h"
 #include "devices/virtio/device.h"
@@ -17,7 +18,7 @@ class BlockDevice : public VirtioDevice {
 
   // `id` is what the guest sees as the disk's serial number, cut to kIdBytes. A last partial sector
   // of the file is not visible.
-  BlockDevice(std::shared_ptr<const File> file, std::string id);
+  BlockDevice(std::shared_ptr<const File> file, std::string_view id);
 
   void Attach(DeviceContext* context) override { context_ = context; }
   uint32_t DeviceId() const override;

@@ -125,15 +125,37 @@ void VsockDevice::Remove(VsockConnection& connection, ErrorCode code) {
   if (connection.Key() == VsockKey{control_port_, control_guest_port_.value_or(0)}) {
     control_guest_port_.reset();
   }
-  auto node = connections_.extract(connection.Key());
-  // On the loop's thread, where no event of it can be in progress: this may run on a vCPU's thread,
-  // or inside the connection's own handler.
-  loop_.Post(
-      [gone = std::shared_ptr<VsockConnection>(std::move(node.mapped()))] { gone->Close(); });
+  auto owned = std::move(connections_.extract(connection.Key()).mapped());
+  if (code != ErrorCode::kGone && draining_.size() < kMaxConnections) {
+    connection.Orphan();
+    connection.draining = connection.HasUndelivered();
+  }
+  if (!connection.draining) return Close(std::move(owned));
+  connection.Watch();
+  draining_[&connection] = std::move(owned);
+}
+
+void VsockDevice::Drain(VsockConnection& connection, uint32_t events) {
+  connection.TakeEvents(events);
+  connection.Watch();
+  if (connection.HasUndelivered()) return;
+  connection.draining = false;
+  Close(std::move(draining_.extract(&connection).mapped()));
+}
+
+// On the loop's thread, where no event of it can be in progress: this may be a vCPU's thread, or
+// inside the connection's own handler.
+void VsockDevice::Close(std::shared_ptr<VsockConnection> connection) {
+  loop_.Post([connection = std::move(connection)] { connection->Close(); });
 }
 
 void VsockDevice::RemoveAll() {
   while (!connections_.empty()) Remove(*connections_.begin()->second, ErrorCode::kGone);
+  for (auto& [key, connection] : draining_) {
+    connection->draining = false;
+    Close(std::move(connection));
+  }
+  draining_.clear();
   resets_.clear();
   tx_held_ = false;
 }
@@ -155,6 +177,7 @@ void VsockDevice::Attend(VsockConnection& connection) {
 
 void VsockDevice::OnSocket(VsockConnection& connection, uint32_t events) {
   DeviceLock lock(*context_);
+  if (connection.draining) return Drain(connection, events);
   if (connection.dead) return;
   if (!context_->Running()) return connection.ForgetWatch();  // Resume() looks again
   connection.TakeEvents(events);
@@ -246,8 +269,13 @@ void VsockDevice::HandleForConnection(VsockConnection& connection, const VsockHe
     case VsockOp::kCreditRequest:
       connection.Owe(VsockOp::kCreditUpdate);
       break;
+    case VsockOp::kRequest:
+      if (!connection.EndTold()) return Fail(connection);
+      // The guest has reused the port of a stream that was over, before its reset got here.
+      Remove(connection, ErrorCode::kConnectionRefused);
+      return HandleRequest(header);
     default:
-      return Fail(connection);  // also a second request
+      return Fail(connection);
   }
   Attend(connection);
 }

@@ -72,6 +72,8 @@ class VsockDevice : public VirtioDevice, private VsockConnection::Owner {
   VsockConnection& Add(VsockKey key);
   void Remove(VsockConnection& connection, ErrorCode code);
   void RemoveAll();
+  void Close(std::shared_ptr<VsockConnection> connection);
+  void Drain(VsockConnection& connection, uint32_t events);
   void Fail(VsockConnection& connection);
   void Attend(VsockConnection& connection);
   uint32_t PickHostPort(uint32_t guest_port);
@@ -96,6 +98,8 @@ class VsockDevice : public VirtioDevice, private VsockConnection::Owner {
   uint32_t guest_cid_;
   uint32_t driver_cid_;  // the address that the guest's driver uses: this or an earlier guest_cid_
   std::map<VsockKey, std::unique_ptr<VsockConnection>> connections_;
+  // Ended by the guest while the user had not taken all; at most kMaxConnections.
+  std::map<VsockConnection*, std::unique_ptr<VsockConnection>> draining_;
   std::deque<VsockConnection*> ready_;  // those that have packets for the guest, served in turn
   std::deque<PendingReset> resets_;
   std::map<uint32_t, ListenCallback> listeners_;

@@ -96,7 +96,8 @@ bool VsockConnection::CanRead() const {
 
 bool VsockConnection::TakeData(std::span<const iovec> packet, uint32_t length) {
   if (connecting || (guest_shutdown_ & kVsockNoSend) != 0) return false;
-  if (length > kBufAlloc - PendingBytes()) return false;
+  // Never more than it was told of: so pending_ is bounded, and nothing here can underflow.
+  if (length > kBufAlloc - (received_ - told_forwarded_)) return false;
   received_ += length;
   size_t sent = 0;
   if (PendingBytes() == 0 && Attached() && user_reads_) {
@@ -176,6 +177,11 @@ void VsockConnection::TakeShutdown(uint32_t flags) {
     readable_ = false;
   }
   Flush();
+}
+
+void VsockConnection::Orphan() {
+  owed_ = 0;
+  TakeShutdown(kVsockNoMore);
 }
 
 void VsockConnection::TellShutdown(uint32_t flags) {
@@ -258,8 +264,9 @@ Result<void> VsockConnection::Restore(ByteReader& in) {
   }
   const auto pending = in.GetBlock();
   const uint32_t may_owe = BitOf(VsockOp::kResponse) | BitOf(VsockOp::kCreditUpdate);
-  if (!in.Ok() || (owed_ & ~may_owe) != 0 || pending.size() > kBufAlloc ||
-      received_ - forwarded_ != pending.size() || received_ - told_forwarded_ > kBufAlloc) {
+  if (!in.Ok() || (owed_ & ~may_owe) != 0 || received_ - told_forwarded_ > kBufAlloc ||
+      forwarded_ - told_forwarded_ > received_ - told_forwarded_ ||
+      received_ - forwarded_ != pending.size()) {
     return Fail(ErrorCode::kSnapshotInvalid, "restore vsock", "impossible counters");
   }
   pending_.assign(pending.begin(), pending.end());

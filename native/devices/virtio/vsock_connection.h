@@ -76,8 +76,16 @@ class VsockConnection : public EventHandler {
   // Goes last: any other packet carries the credit as well.
   bool NextCreditUpdate(VsockHeader& header);
 
-  // To be reset: the socket failed, or the guest ended the stream and the user has all of it.
-  bool Over() const { return failed_ || (guest_shutdown_ == kVsockNoMore && PendingBytes() == 0); }
+  // To be reset: the socket failed, or the guest ended the stream. At once, even when bytes still
+  // wait for the user: Linux forgets a socket that gets no answer for 8 s (VSOCK_CLOSE_TIMEOUT).
+  bool Over() const { return failed_ || guest_shutdown_ == kVsockNoMore; }
+  // The guest has been told that the user is gone.
+  bool EndTold() const { return host_shutdown_ == kVsockNoMore; }
+  // The guest's end is gone: what it had sent goes on to the user, nothing else happens any more.
+  void Orphan();
+  bool HasUndelivered() const {
+    return Attached() && !failed_ && user_reads_ && PendingBytes() > 0;
+  }
   // Neither side has begun to end the stream: it can go on with another host end.
   bool Whole() const {
     return !connecting && !read_all_ && !failed_ && (guest_shutdown_ | host_shutdown_) == 0;
@@ -87,8 +95,9 @@ class VsockConnection : public EventHandler {
 
   // For the device. Set while the guest has not answered our request:
   ConnectDone connecting;
-  bool listed = false;  // in its list of connections with packets
-  bool dead = false;    // taken out of its table
+  bool listed = false;    // in its list of connections with packets
+  bool dead = false;      // taken out of its table
+  bool draining = false;  // dead, but HasUndelivered()
 
  private:
   static uint32_t BitOf(VsockOp op) { return 1U << static_cast<uint16_t>(op); }
