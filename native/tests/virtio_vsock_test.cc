@@ -111,6 +111,29 @@ TEST(GuestClosesAndUserGetsEveryByteThenTheEnd) {
   EXPECT_TRUE(ReadToEnd(s.user.Get()) == data);
 }
 
+// Linux resets a connection that it closed when the host has not done so within 8 s
+// (VSOCK_CLOSE_TIMEOUT). What it sent before still belongs to a user who reads slowly.
+TEST(GuestResetKeepsWhatItSentBefore) {
+  VsockMachine m;
+  Stream s = m.ConnectTo(80);
+  // As much as credit allows: the user's socket is full, and bytes are left with the device.
+  std::string sent;
+  uint32_t forwarded = 0;
+  const std::string chunk(40'000, 'z');
+  while (sent.size() + chunk.size() - forwarded <= VsockConnection::kBufAlloc) {
+    m.guest.Send(s.Header(VIRTIO_VSOCK_OP_RW), chunk);
+    sent += chunk;
+    m.Settle();
+    while (auto packet = m.guest.TryReceive()) forwarded = packet->header.fwd_cnt;
+  }
+  auto header = s.Header(VIRTIO_VSOCK_OP_SHUTDOWN);
+  header.flags = VIRTIO_VSOCK_SHUTDOWN_SEND | VIRTIO_VSOCK_SHUTDOWN_RCV;
+  m.guest.Send(header);
+  m.guest.Send(s.Header(VIRTIO_VSOCK_OP_RST));
+  m.Settle();
+  EXPECT_EQ(ReadToEnd(s.user.Get()).size(), sent.size());
+}
+
 TEST(UserClosesAndGuestIsToldOnce) {
   VsockMachine m;
   Stream s = m.ConnectTo(80);
