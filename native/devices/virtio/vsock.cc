@@ -15,11 +15,6 @@ namespace vmfork {
 namespace {
 enum QueueIndex : size_t { kRx = 0, kTx = 1 };  // section 5.10.2; events are never sent
 constexpr uint16_t kDataQueueSize = 128, kEventQueueSize = 8;
-constexpr uint32_t kHostCid = 2;
-constexpr uint32_t kFirstGuestCid = 3;  // section 5.10.4: 0 to 2 are reserved
-constexpr size_t kMaxResets = 1024;
-// The guest's packets stop at kMaxResets; the host's side may add one a connection.
-constexpr size_t kMaxSavedResets = kMaxResets + 2 * VsockDevice::kMaxConnections;
 // Packets handled before other VMs have their turn.
 constexpr size_t kTurn = 256;
 }  // namespace
@@ -162,7 +157,7 @@ void VsockDevice::RemoveAll() {
 
 // Resets the connection.
 void VsockDevice::Fail(VsockConnection& connection) {
-  resets_.push_back({connection.Key(), kHostCid, kVsockStream});
+  resets_.push_back({connection.Key(), kVsockHostCid, kVsockStream});
   Remove(connection, ErrorCode::kConnectionRefused);
 }
 
@@ -218,7 +213,7 @@ void VsockDevice::HandlePacket(const VsockHeader& header, std::span<const iovec>
   if (header.src_cid != driver_cid_ && header.src_cid != guest_cid_) return;
   driver_cid_ = static_cast<uint32_t>(header.src_cid);
   // Section 5.10.6.4: what has no socket is answered by a reset.
-  if (header.type != kVsockStream || header.dst_cid != kHostCid) return ReplyReset(header);
+  if (header.type != kVsockStream || header.dst_cid != kVsockHostCid) return ReplyReset(header);
   const auto found = connections_.find({header.dst_port, header.src_port});
   if (found != connections_.end()) return HandleForConnection(*found->second, header, packet);
   if (header.op == static_cast<uint16_t>(VsockOp::kRequest)) return HandleRequest(header);
@@ -328,7 +323,7 @@ bool VsockDevice::NextPacket(VsockConnection& connection, VsockHeader& header) {
       !connection.NextControl(header) && !connection.NextCreditUpdate(header)) {
     return false;
   }
-  header.src_cid = kHostCid;
+  header.src_cid = kVsockHostCid;
   return true;
 }
 
@@ -338,7 +333,7 @@ void VsockDevice::PutPacket(Virtqueue& queue, VsockHeader& header) {
   queue.AddUsed(rx_chain_.head, static_cast<uint32_t>(kVsockHeaderBytes + header.length));
 }
 
-// ---- Lifecycle and state ----
+// ---- Lifecycle ----
 
 void VsockDevice::Reset() { RemoveAll(); }
 
@@ -360,59 +355,6 @@ void VsockDevice::Shutdown() {
     RemoveAll();
   }
   loop_.Run([] {});  // whatever was posted has run
-}
-
-void VsockDevice::Save(ByteWriter& out) const {
-  out.Put(guest_cid_);
-  out.Put(driver_cid_);
-  std::vector<PendingReset> resets(resets_.begin(), resets_.end());
-  const VsockConnection* control = nullptr;
-  for (const auto& [key, connection] : connections_) {
-    const bool is_control = key == VsockKey{control_port_, control_guest_port_.value_or(0)} &&
-                            control_guest_port_.has_value();
-    if (is_control && connection->Whole()) {
-      control = connection.get();
-    } else if (!connection->Owes(VsockOp::kRequest)) {  // else the guest has not heard of it
-      resets.push_back({key, kHostCid, kVsockStream});
-    }
-  }
-  out.Put(static_cast<uint32_t>(resets.size()));
-  for (const PendingReset& reset : resets) {
-    out.Put(reset.key.host_port);
-    out.Put(reset.key.guest_port);
-    out.Put(reset.host_cid);
-    out.Put(reset.type);
-  }
-  out.Put<uint8_t>(control != nullptr ? 1 : 0);
-  if (control == nullptr) return;
-  out.Put(control->Key().guest_port);
-  control->Save(out);
-}
-
-Result<void> VsockDevice::Restore(ByteReader& in) {
-  RemoveAll();
-  guest_cid_ = in.Get<uint32_t>();
-  driver_cid_ = in.Get<uint32_t>();
-  const auto count = in.Get<uint32_t>();
-  if (!in.Ok() || std::min(guest_cid_, driver_cid_) < kFirstGuestCid || count > kMaxSavedResets) {
-    return vmfork::Fail(ErrorCode::kSnapshotInvalid, "restore vsock", "bad addresses or counts");
-  }
-  for (uint32_t i = 0; i < count && in.Ok(); ++i) {
-    PendingReset reset;
-    reset.key.host_port = in.Get<uint32_t>();
-    reset.key.guest_port = in.Get<uint32_t>();
-    reset.host_cid = in.Get<uint64_t>();
-    reset.type = in.Get<uint16_t>();
-    resets_.push_back(reset);
-  }
-  const auto has_control = in.Get<uint8_t>();
-  if (!in.Ok() || has_control > 1) {
-    return vmfork::Fail(ErrorCode::kSnapshotInvalid, "restore vsock", "truncated");
-  }
-  if (has_control == 0) return {};
-  const auto guest_port = in.Get<uint32_t>();
-  control_guest_port_ = guest_port;
-  return Add({control_port_, guest_port}).Restore(in);
 }
 
 }  // namespace vmfork

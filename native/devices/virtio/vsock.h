@@ -28,6 +28,7 @@ class VsockDevice : public VirtioDevice, private VsockConnection::Owner {
   using ListenCallback = std::function<void(uint32_t guest_port, UniqueFd fd)>;
 
   static constexpr size_t kMaxConnections = 1024;  // pending ones too
+  static constexpr size_t kMaxResets = 1024;       // waiting for the guest; then its packets wait
   static constexpr uint32_t kFirstHostPort = 1U << 30, kLastHostPort = (1U << 31) - 1;
 
   // Connections that the guest makes to `control_port` are control connections; the newest counts.

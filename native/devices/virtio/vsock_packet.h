@@ -27,7 +27,8 @@ struct VsockHeader {
 inline constexpr size_t kVsockHeaderBytes = sizeof(VsockHeader);
 static_assert(kVsockHeaderBytes == 44);
 
-inline constexpr uint16_t kVsockStream = 1;  // VIRTIO_VSOCK_TYPE_STREAM
+inline constexpr uint32_t kVsockHostCid = 2;  // section 5.10.4
+inline constexpr uint16_t kVsockStream = 1;   // VIRTIO_VSOCK_TYPE_STREAM
 
 enum class VsockOp : uint16_t {
   kRequest = 1,
