@@ -8,7 +8,7 @@ import { checkSize } from './check-size.mjs';
 import { configure } from './cmake.mjs';
 import { hashInputs, listFiles, writeFileAtomic } from './lib/files.mjs';
 import { cacheDir, root } from './lib/project.mjs';
-import { Failure, main, mustRun, runCheck, step } from './lib/run.mjs';
+import { Failure, main, mustRun, run, runCheck, step } from './lib/run.mjs';
 
 export const biome = join(root, 'node_modules/.bin/biome');
 
@@ -33,20 +33,33 @@ const checks = {
 /** Analyses the core's files that changed since they were last found clean, by any checkout. */
 async function clangTidy() {
   const core = JSON.parse(readFileSync(join(root, 'native/sources.json'), 'utf8')).core;
-  const headers = listFiles('native', (path) => path.endsWith('.h'));
-  const common = hashInputs([...headers, '.clang-tidy', 'CMakeLists.txt']);
   const pending = core
-    .map((path) => ({ path: `native/${path}`, key: hashInputs([`native/${path}`], [common]) }))
+    .map((path) => `native/${path}`)
+    .map((path) => ({ path, key: hashInputs([...withHeaders(path), '.clang-tidy']) }))
     .filter(({ key }) => !existsSync(stampOf(key)));
   if (pending.length === 0) return;
   await configure('plain');
+  const complaints = [];
   const analyse = async () => {
     for (let file = pending.pop(); file; file = pending.pop()) {
-      await mustRun('clang-tidy-19', ['--quiet', '-p', 'build/plain', file.path]);
-      writeFileAtomic(stampOf(file.key), '');
+      const args = ['--quiet', '-p', 'build/plain', file.path];
+      const { code, output } = await run('clang-tidy-19', args);
+      if (code === 0) writeFileAtomic(stampOf(file.key), '');
+      else complaints.push(output);
     }
   };
   await Promise.all(Array.from({ length: availableParallelism() }, analyse));
+  await runCheck(() => complaints);
+}
+
+/** A file of native/ and all headers of ours that it includes, directly or not. */
+function withHeaders(path, found = new Set()) {
+  if (found.has(path) || !existsSync(join(root, path))) return found;
+  found.add(path);
+  for (const [, name] of readFileSync(join(root, path), 'utf8').matchAll(/^#include "(.+)"/gm)) {
+    withHeaders(`native/${name}`, found);
+  }
+  return found;
 }
 
 const stampOf = (key) => join(cacheDir(), 'tidy', key.slice(0, 32));
