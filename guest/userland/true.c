@@ -1,5 +1,5 @@
-// The cheapest program there is: one page, no C library, one system call. It is bin/true of the built-in userland,
-// so that running it costs what starting any program costs, and nothing else.
+// The cheapest program there is: one page, no C library, one system call. It is bin/true of the
+// built-in userland, so that running it costs what starting any program costs, and nothing else.
 #include <asm/unistd.h>
 
 void _start(void) {
