@@ -3,6 +3,7 @@
 import { join } from 'node:path';
 import { root } from '../../scripts/lib/project.mjs';
 import { main } from '../../scripts/lib/run.mjs';
+import { buildTestPrograms } from '../kvm/programs/build.mjs';
 import { guestArtefacts } from './guest-files.mjs';
 import { runNested } from './host.mjs';
 
@@ -17,6 +18,7 @@ export const resultDir = join(root, 'build/nested');
 
 /** Runs the command (default: the kvm suite) and resolves to its exit code. */
 export async function runInNestedHost(argv, timeoutMs, onOutput) {
+  buildTestPrograms(); // There is no compiler inside.
   const { env, guestFiles } = await guestArtefacts();
   const command = argv.length > 0 ? argv : [...vitest, ...reporters];
   return runNested({ argv: command, env, guestFiles, resultDir, timeoutMs, onOutput });
