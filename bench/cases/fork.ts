@@ -3,7 +3,7 @@
 
 import type { BenchCase } from '../harness/case.js';
 import { guestParameters, openSnapshot, repeat } from './default-guest.js';
-import { addStages, forkedMs } from './stages.js';
+import { addStages, forkedMs, restoredMs } from './stages.js';
 
 export const fork: BenchCase = {
   name: 'fork',
@@ -16,6 +16,7 @@ export const fork: BenchCase = {
       await clone.ping();
       if (!counts) return;
       run.samples.addMs('fork_ms', forkedMs(clone.timings()));
+      run.samples.addMs('restored_ms', restoredMs(clone.timings()));
       addStages(run.samples, clone.timings());
     });
     return guestParameters(snapshot);

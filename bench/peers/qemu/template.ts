@@ -132,13 +132,14 @@ export class QemuTemplate {
     return resumed;
   }
 
-  // As in a fork: the identity and the first command wait in the channel before the guest's first instruction.
+  // As in a fork: the identity waits in the channel before the guest's first instruction, and nobody talks to the clone
+  // before it has acknowledged.
   async #waitUntilAnswered(start: bigint): Promise<number> {
     const session = newSession(await this.#control.next(RESTORE_TIMEOUT_MS), this.#agent ?? null);
     const identity = createIdentity(CLONE_CID);
     const limits = { timeoutMs: RESTORE_TIMEOUT_MS };
-    const resumed = session.resume(1, encodeIdentity(1, identity), limits);
-    await Promise.all([resumed, session.ping(undefined, limits)]);
+    await session.resume(1, encodeIdentity(1, identity), limits);
+    await session.ping(undefined, limits);
     return msSince(start);
   }
 }
