@@ -86,13 +86,13 @@ Result<void> VcpuFd::Set(const kvm_lapic_state& v) const {
 }
 
 Result<void> VcpuFd::GetXsave(std::span<std::byte> state) const {
-  const bool large = state.size() > sizeof(kvm_xsave);
-  return CallVoid(fd_, large ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, state.data(),
+  const bool large = state.size() > kXsaveBytes;
+  return CallVoid(fd_, large ? kvm_ioctl::kGetXsave2 : kvm_ioctl::kGetXsave, state.data(),
                   large ? "KVM_GET_XSAVE2" : "KVM_GET_XSAVE");
 }
 
 Result<void> VcpuFd::SetXsave(std::span<const std::byte> state) const {
-  return CallVoid(fd_, KVM_SET_XSAVE, state.data(), "KVM_SET_XSAVE");
+  return CallVoid(fd_, kvm_ioctl::kSetXsave, state.data(), "KVM_SET_XSAVE");
 }
 
 Result<size_t> VcpuFd::GetMsrs(std::span<kvm_msr_entry> entries) const {

@@ -14,6 +14,9 @@
 
 namespace vmfork {
 
+// sizeof(kvm_xsave) in C; in C++ its empty struct adds four bytes.
+inline constexpr size_t kXsaveBytes = 4096;
+
 class VcpuFd {
  public:
   static Result<VcpuFd> Adopt(UniqueFd fd, size_t mapping_size);

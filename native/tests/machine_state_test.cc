@@ -18,7 +18,7 @@ MachineState Sample() {
   state.cpuid[1].function = 7;
   state.vcpus.resize(2);
   for (VcpuState& vcpu : state.vcpus) {
-    vcpu.xsave.resize(sizeof(kvm_xsave));
+    vcpu.xsave.resize(kXsaveBytes);
     vcpu.msrs.push_back({.index = 0x10, .reserved = 0, .data = 99});
   }
   state.vcpus[1].regs.rip = 0x1234;

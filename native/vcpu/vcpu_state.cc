@@ -142,7 +142,7 @@ Result<VcpuState> DecodeVcpuState(ByteReader& in) {
   state.lapic = in.GetStruct<kvm_lapic_state>();
   const auto msr_count = in.Get<uint32_t>();
   // KVM reads xsave without being told its length: a short one would have it read beyond.
-  const bool xsave_fits = state.xsave.empty() || (state.xsave.size() >= sizeof(kvm_xsave) &&
+  const bool xsave_fits = state.xsave.empty() || (state.xsave.size() >= kXsaveBytes &&
                                                   state.xsave.size() <= kMaxXsaveBytes);
   if (!in.Ok() || msr_count > kMaxMsrs || !xsave_fits || state.xcrs.nr_xcrs > KVM_MAX_XCRS) {
     return Fail(ErrorCode::kSnapshotInvalid, "decode vCPU", "implausible lengths");

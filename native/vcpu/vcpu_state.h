@@ -31,7 +31,7 @@ struct VcpuState {
 
 // What of it depends on the host.
 struct VcpuStateFormat {
-  size_t xsave_bytes = sizeof(kvm_xsave);
+  size_t xsave_bytes = kXsaveBytes;
   bool has_xcrs = false;
   std::vector<uint32_t> msr_indices;
 };

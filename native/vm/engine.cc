@@ -33,7 +33,7 @@ Result<std::shared_ptr<Engine>> Engine::Create() {
   engine->has_tsc_control_ = engine->kvm_.CheckExtension(KVM_CAP_TSC_CONTROL) != 0;
   // The capability's value is the size; 0 where KVM is older than the call.
   const auto xsave_bytes = static_cast<size_t>(engine->kvm_.CheckExtension(KVM_CAP_XSAVE2));
-  engine->vcpu_format_ = {.xsave_bytes = std::max(xsave_bytes, sizeof(kvm_xsave)),
+  engine->vcpu_format_ = {.xsave_bytes = std::max(xsave_bytes, kXsaveBytes),
                           .has_xcrs = engine->kvm_.CheckExtension(KVM_CAP_XCRS) != 0,
                           .msr_indices = std::move(msrs)};
   for (unsigned i = 0; i < kLoops; ++i) {
