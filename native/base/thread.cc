@@ -16,6 +16,7 @@ Result<void> Thread::Start(const std::string& name, std::function<void()> body) 
   pthread_attr_t attributes;
   ::pthread_attr_init(&attributes);
   ::pthread_attr_setstacksize(&attributes, kStackBytes);
+  std::lock_guard lock(mutex_);
   const int error_number = ::pthread_create(&thread_, &attributes, Main, this);
   ::pthread_attr_destroy(&attributes);
   if (error_number == EAGAIN)
@@ -38,6 +39,7 @@ void Thread::Join() {
 }
 
 void Thread::Kill(int signal_number) const {
+  std::lock_guard lock(mutex_);
   if (started_) ::pthread_kill(thread_, signal_number);
 }
 

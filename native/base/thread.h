@@ -5,8 +5,10 @@
 
 #include <pthread.h>
 
+#include <atomic>
 #include <csignal>
 #include <functional>
+#include <mutex>
 #include <string>
 
 #include "base/result.h"
@@ -30,8 +32,10 @@ class Thread {
  private:
   static void* Main(void* self);
   std::function<void()> body_;
+  mutable std::mutex
+      mutex_;  // guards thread_: a signal may be sent while Start() is still under way
   pthread_t thread_{};
-  bool started_ = false;
+  std::atomic<bool> started_ = false;
 };
 
 }  // namespace vmfork

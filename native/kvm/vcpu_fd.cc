@@ -44,7 +44,6 @@ Result<void> VcpuFd::Get(kvm_regs& v) const {
 Result<void> VcpuFd::Get(kvm_sregs& v) const {
   return CallVoid(fd_, KVM_GET_SREGS, &v, "KVM_GET_SREGS");
 }
-Result<void> VcpuFd::Get(kvm_fpu& v) const { return CallVoid(fd_, KVM_GET_FPU, &v, "KVM_GET_FPU"); }
 Result<void> VcpuFd::Get(kvm_xcrs& v) const {
   return CallVoid(fd_, KVM_GET_XCRS, &v, "KVM_GET_XCRS");
 }
@@ -65,9 +64,6 @@ Result<void> VcpuFd::Set(const kvm_regs& v) const {
 }
 Result<void> VcpuFd::Set(const kvm_sregs& v) const {
   return CallVoid(fd_, KVM_SET_SREGS, &v, "KVM_SET_SREGS");
-}
-Result<void> VcpuFd::Set(const kvm_fpu& v) const {
-  return CallVoid(fd_, KVM_SET_FPU, &v, "KVM_SET_FPU");
 }
 Result<void> VcpuFd::Set(const kvm_xcrs& v) const {
   return CallVoid(fd_, KVM_SET_XCRS, &v, "KVM_SET_XCRS");

@@ -28,7 +28,6 @@ class VcpuFd {
   // kvm structures that are read and written whole.
   Result<void> Get(kvm_regs& value) const;
   Result<void> Get(kvm_sregs& value) const;
-  Result<void> Get(kvm_fpu& value) const;
   Result<void> Get(kvm_xcrs& value) const;
   Result<void> Get(kvm_debugregs& value) const;
   Result<void> Get(kvm_vcpu_events& value) const;
@@ -36,7 +35,6 @@ class VcpuFd {
   Result<void> Get(kvm_lapic_state& value) const;
   Result<void> Set(const kvm_regs& value) const;
   Result<void> Set(const kvm_sregs& value) const;
-  Result<void> Set(const kvm_fpu& value) const;
   Result<void> Set(const kvm_xcrs& value) const;
   Result<void> Set(const kvm_debugregs& value) const;
   Result<void> Set(const kvm_vcpu_events& value) const;

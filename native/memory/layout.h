@@ -30,8 +30,6 @@ inline constexpr uint32_t kMaxVirtioDevices = 10;
 
 // Boot data below 640 KiB; the kernel has copied it before it uses this memory for anything else.
 inline constexpr Gpa kGdt{0x500};
-// Borrowed while a clone is being made, and given back as it was.
-inline constexpr Gpa kScratchPage{0x1000};
 inline constexpr Gpa kRngSeed{0x6000};
 inline constexpr Gpa kZeroPage{0x7000};
 inline constexpr Gpa kPageTables{0x9000};

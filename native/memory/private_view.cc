@@ -6,8 +6,6 @@
 #include <cerrno>
 #include <string>
 
-#include "memory/gpa.h"
-
 namespace vmfork {
 
 namespace {
@@ -46,15 +44,6 @@ Result<PrivateView> PrivateView::Map(std::shared_ptr<const Image> image) {
                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   VMFORK_CHECK(MapImage(mapping.Data(), *image));
   return PrivateView(std::move(mapping), std::move(image));
-}
-
-Result<void> PrivateView::DropPage(uint64_t offset) {
-  // madvise(2): later reads of a private mapping give the file's bytes again, of an anonymous one
-  // zeros.
-  if (::madvise(mapping_.Data() + offset, kPageSize, MADV_DONTNEED) != 0) {
-    return FailErrno("madvise", "MADV_DONTNEED");
-  }
-  return {};
 }
 
 Result<void> PrivateView::Remap(std::shared_ptr<const Image> image) {

@@ -21,9 +21,6 @@ class PrivateView {
   // must be paused.
   Result<void> Remap(std::shared_ptr<const Image> image);
 
-  // Makes the page at RAM offset `offset` what the image says again. Nobody may be writing it.
-  Result<void> DropPage(uint64_t offset);
-
   std::byte* Data() const { return mapping_.Data(); }
   uint64_t Size() const { return mapping_.Size(); }
   const std::shared_ptr<const Image>& GetImage() const { return image_; }

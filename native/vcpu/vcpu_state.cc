@@ -62,16 +62,6 @@ Result<void> DropReadOnlyMsrs(const VcpuFd& vcpu, std::vector<kvm_msr_entry>& ms
   return {};
 }
 
-// A PVM host has the capability but answers EINVAL; its guests run without XSAVE, so x87 and SSE
-// are all there is.
-Result<void> ReadFpu(const VcpuFd& vcpu, size_t xsave_bytes, VcpuState& state) {
-  state.xsave.resize(xsave_bytes);
-  auto read = vcpu.GetXsave(state.xsave);
-  if (read || read.error().error_number != EINVAL) return read;
-  state.xsave.clear();
-  return vcpu.Get(state.fpu);
-}
-
 }  // namespace
 
 Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& format) {
@@ -82,7 +72,8 @@ Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& forma
   VMFORK_CHECK(vcpu.Get(state.sregs));
   state.has_xcrs = format.has_xcrs;
   if (format.has_xcrs) VMFORK_CHECK(vcpu.Get(state.xcrs));
-  VMFORK_CHECK(ReadFpu(vcpu, format.xsave_bytes, state));
+  state.xsave.resize(format.xsave_bytes);
+  VMFORK_CHECK(vcpu.GetXsave(state.xsave));
   VMFORK_CHECK(vcpu.Get(state.debugregs));
   VMFORK_CHECK(vcpu.Get(state.lapic));
   VMFORK_TRY(msrs, ReadMsrs(vcpu, format.msr_indices));
@@ -95,7 +86,7 @@ Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& forma
 Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state) {
   VMFORK_CHECK(vcpu.Set(state.sregs));
   if (state.has_xcrs) VMFORK_CHECK(vcpu.Set(state.xcrs));
-  VMFORK_CHECK(state.xsave.empty() ? vcpu.Set(state.fpu) : vcpu.SetXsave(state.xsave));
+  VMFORK_CHECK(vcpu.SetXsave(state.xsave));
   VMFORK_CHECK(vcpu.Set(state.regs));
   VMFORK_CHECK(vcpu.Set(state.debugregs));
   // Before the MSRs: a TSC deadline is only taken when the APIC's timer is in that mode.
@@ -117,7 +108,6 @@ void EncodeVcpuState(const VcpuState& state, ByteWriter& out) {
   out.Put<uint8_t>(state.has_xcrs ? 1 : 0);
   out.PutStruct(state.xcrs);
   out.PutBlock(state.xsave);
-  out.PutStruct(state.fpu);
   out.PutStruct(state.debugregs);
   out.PutStruct(state.lapic);
   out.Put(static_cast<uint32_t>(state.msrs.size()));
@@ -137,13 +127,11 @@ Result<VcpuState> DecodeVcpuState(ByteReader& in) {
   state.xcrs = in.GetStruct<kvm_xcrs>();
   const auto xsave = in.GetBlock();
   state.xsave.assign(xsave.begin(), xsave.end());
-  state.fpu = in.GetStruct<kvm_fpu>();
   state.debugregs = in.GetStruct<kvm_debugregs>();
   state.lapic = in.GetStruct<kvm_lapic_state>();
   const auto msr_count = in.Get<uint32_t>();
   // KVM reads xsave without being told its length: a short one would have it read beyond.
-  const bool xsave_fits = state.xsave.empty() || (state.xsave.size() >= kXsaveBytes &&
-                                                  state.xsave.size() <= kMaxXsaveBytes);
+  const bool xsave_fits = state.xsave.size() >= kXsaveBytes && state.xsave.size() <= kMaxXsaveBytes;
   if (!in.Ok() || msr_count > kMaxMsrs || !xsave_fits || state.xcrs.nr_xcrs > KVM_MAX_XCRS) {
     return Fail(ErrorCode::kSnapshotInvalid, "decode vCPU", "implausible lengths");
   }

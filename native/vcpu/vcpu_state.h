@@ -19,9 +19,7 @@ struct VcpuState {
   kvm_sregs sregs{};
   kvm_xcrs xcrs{};
   bool has_xcrs = false;
-  std::vector<std::byte>
-      xsave;      // KVM_CAP_XSAVE2's size, at least 4096; empty where KVM has only `fpu`
-  kvm_fpu fpu{};  // x87 and SSE; meaningful when xsave is empty
+  std::vector<std::byte> xsave;  // KVM_CAP_XSAVE2's size, at least 4096
   kvm_debugregs debugregs{};
   kvm_lapic_state lapic{};
   std::vector<kvm_msr_entry>

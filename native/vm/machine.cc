@@ -10,7 +10,6 @@
 #include "devices/virtio/block.h"
 #include "devices/virtio/rng.h"
 #include "memory/layout.h"
-#include "vcpu/fpu_primer.h"
 
 namespace vmfork {
 
@@ -192,25 +191,11 @@ Result<MachineState> Machine::ReadState(const Engine& engine) {
   return state;
 }
 
-// Only where the state has no XSAVE area; elsewhere KVM_SET_XSAVE does all.
-Result<void> Machine::PrimeFpus(const MachineState& state) {
-  bool primed = false;
-  for (size_t i = 0; i < vcpus_.size(); ++i) {
-    if (!state.vcpus[i].xsave.empty()) continue;
-    const std::span page(view_.Data() + layout::kScratchPage.value, kPageSize);
-    VMFORK_CHECK(PrimeFpu(vcpus_[i]->Fd(), layout::kScratchPage, page));
-    primed = true;
-  }
-  if (primed) return view_.DropPage(layout::kScratchPage.value);
-  return {};
-}
-
 Result<void> Machine::WriteState(const Engine& engine, const MachineState& state,
                                  StageClock& clock) {
   for (const kvm_irqchip& chip : state.irqchips) VMFORK_CHECK(vm_.SetIrqchip(chip));
   VMFORK_CHECK(vm_.SetClock(state.clock));
   clock.Lap("restore_irqchip_clock");
-  VMFORK_CHECK(PrimeFpus(state));
   for (size_t i = 0; i < vcpus_.size(); ++i) {
     if (engine.HasTscControl()) VMFORK_CHECK(vcpus_[i]->Fd().SetTscKhz(state.tsc_khz));
     VMFORK_CHECK(WriteVcpuState(vcpus_[i]->Fd(), state.vcpus[i]));

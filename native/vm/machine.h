@@ -75,7 +75,6 @@ class Machine : private EventHandler {
   Result<void> AddVcpus(const Engine& engine, const std::vector<kvm_cpuid_entry2>& cpuid);
   Result<void> AddDevices();
   Result<void> AddVirtio(std::string name, std::unique_ptr<VirtioDevice> device);
-  Result<void> PrimeFpus(const MachineState& state);
   void OnEvents(uint32_t events) override;  // the doorbell
 
   EventLoop& loop_;

@@ -84,6 +84,12 @@ Result<void> CheckHost(const Engine& engine, const MachineState& state) {
     return refuse("made on a " + state.cpu_vendor + " processor, this is a " +
                   engine.Host().cpu_vendor);
   }
+  for (const VcpuState& vcpu : state.vcpus) {
+    // KVM_SET_XSAVE takes as much as this host's processor has, whatever the buffer holds.
+    if (vcpu.xsave.size() != engine.VcpuFormat().xsave_bytes) {
+      return refuse("its FPU state has another size than this processor's");
+    }
+  }
   // The guest counts time in cycles between two looks at kvm-clock. KVM tolerates 250 ppm itself
   // (tsc_tolerance_ppm).
   VMFORK_TRY(tsc_khz, HostTscKhz(engine));
