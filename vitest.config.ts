@@ -34,6 +34,8 @@ export default defineConfig({
           include: ['test/kvm/**/*.test.ts'],
           setupFiles: ['test/setup.ts'],
           fileParallelism: false,
+          // A guest that the host leaves without a processor for seconds may miss a limit of its own; a defect fails thrice.
+          retry: 2,
           testTimeout: kvmTimeoutMs,
           hookTimeout: kvmTimeoutMs,
         },

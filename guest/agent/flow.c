@@ -3,6 +3,7 @@
 #include "flow.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -198,15 +199,22 @@ bool outputs_pump(struct stream* stream) {
   return more;
 }
 
+// Nobody writes any more: what comes next is the true end, however late it is noticed.
+static bool writers_gone(int fd) {
+  struct pollfd look = {.fd = fd, .events = POLLIN};
+  return poll(&look, 1, 0) == 1 && (look.revents & POLLHUP) != 0;
+}
+
 void outputs_finish(struct stream* stream) {
   for (int index = 0; index < 2; index++) {
     struct output* output = &stream->outputs[index];
     if (output->fd < 0) continue;
+    output->ready = true;
+    if (writers_gone(output->fd)) continue;
     int waiting = 0;
     if (ioctl(output->fd, FIONREAD, &waiting) < 0 || waiting < 0) waiting = 0;
     output->final = true;
     output->final_bytes = (uint32_t)waiting;
-    output->ready = true;
   }
 }
 
