@@ -7,7 +7,7 @@ import { hasKvm, root } from '../lib/project.mjs';
 import { Failure, run } from '../lib/run.mjs';
 
 const isTest = (path) => path.endsWith('.test.ts');
-const kvmTimeoutMs = 30 * 60_000;
+const kvmTimeoutMs = 40 * 60_000;
 
 export const unit = () => runProject('unit', 5 * 60_000);
 
