@@ -76,6 +76,26 @@ export const ERROR_CODES = {
     summary: 'the clone did not acknowledge its identity',
     hint: 'the clone was destroyed; raise identityTimeoutMs on a busy host, else rebuild the guest',
   },
+  VMF_IMAGE_DIGEST: {
+    summary: 'the content is not what its digest says',
+    hint: 'the registry, a proxy or the disk damaged it; try again, then ask the publisher of the image',
+  },
+  VMF_IMAGE_INVALID: {
+    summary: 'the image breaks the image specification',
+    hint: 'the message names the part that does not fit; build or export the image again',
+  },
+  VMF_IMAGE_NOT_FOUND: {
+    summary: 'there is no such image',
+    hint: 'check the name, the tag and the platform; a private image also looks missing without credentials',
+  },
+  VMF_IMAGE_REFERENCE: {
+    summary: 'the image reference is malformed',
+    hint: 'write [HOST[:PORT]/]NAME[:TAG][@DIGEST], the name in lower case, as for `docker pull`',
+  },
+  VMF_IMAGE_UNSUPPORTED: {
+    summary: 'the image is of a kind that vmfork cannot use',
+    hint: 'use a Linux container image with plain, gzip or zstd layers, for the platform asked for',
+  },
   VMF_INTERNAL: {
     summary: 'a defect of vmfork itself',
     hint: 'please report it with the message and stack',
@@ -124,6 +144,14 @@ export const ERROR_CODES = {
     summary: 'the guest agent broke the control protocol',
     hint: 'the guest is faulty or hostile; the virtual machine was destroyed',
   },
+  VMF_REGISTRY: {
+    summary: 'the registry did not serve the request',
+    hint: 'status and message say what it answered; when it is only busy or unreachable, try again later',
+  },
+  VMF_REGISTRY_AUTH: {
+    summary: 'the registry refused the credentials',
+    hint: 'log in with `docker login`, or give auth; the account must be allowed to pull this image',
+  },
   VMF_SNAPSHOT_INCOMPATIBLE: {
     summary: 'the snapshot was made for another host or version',
     hint: 'take the snapshot again on this host with this version',
@@ -135,6 +163,10 @@ export const ERROR_CODES = {
   VMF_STATE: {
     summary: 'the operation is not legal in this state',
     hint: 'docs/lifecycle.md shows what is legal when',
+  },
+  VMF_STORE: {
+    summary: 'the image store could not be read or written',
+    hint: 'operation and errno say which step and why; check space, permissions and that dir is a vmfork store',
   },
   VMF_SYSTEM: {
     summary: 'an operating system call failed',
@@ -163,6 +195,8 @@ export interface ErrorContext {
   operation?: string;
   /** errno, as a positive number. */
   errno?: number;
+  /** What the registry answered: an HTTP status. */
+  status?: number;
   cause?: unknown;
   /** The newest console output of a guest that ended or did not come up. */
   consoleTail?: string;
@@ -179,6 +213,7 @@ export class VmforkError extends Error {
   readonly hint: string;
   declare readonly operation?: string;
   declare readonly errno?: number;
+  declare readonly status?: number;
   declare readonly consoleTail?: string;
   declare readonly result?: unknown;
 
