@@ -1,4 +1,4 @@
-// Everything is edge-triggered except SIGCHLD: readiness is remembered in the stream until a short
+// Streams and the connection are edge-triggered: readiness is remembered in the stream until a short
 // read or EAGAIN clears it, so waiting for credit or room needs no epoll_ctl calls.
 #include "events.h"
 
@@ -11,21 +11,26 @@
 #include <unistd.h>
 
 #include "console.h"
+#include "forkpoint.h"
 #include "link.h"
 
 enum { kBatch = 64 };
 
 // What an event is about: a slot and a `enum watch`, or one of these.
-enum { kLinkToken = 0xffff0001, kChildToken = 0xffff0002 };
+enum { kLinkToken = 0xffff0001, kChildToken = 0xffff0002, kForkPointToken = 0xffff0100 };
 
 static int epoll_fd;
 static int child_fd;
 static bool link_watched;
 static uint32_t link_events;
 
-static bool add(int fd, uint32_t events, uint32_t token) {
+static bool control(int operation, int fd, uint32_t events, uint32_t token) {
   struct epoll_event event = {.events = events, .data.u32 = token};
-  return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0;
+  return epoll_ctl(epoll_fd, operation, fd, &event) == 0;
+}
+
+static bool add(int fd, uint32_t events, uint32_t token) {
+  return control(EPOLL_CTL_ADD, fd, events, token);
 }
 
 void events_init(void) {
@@ -41,14 +46,26 @@ void events_init(void) {
   }
 }
 
-bool events_watch(int fd, const struct stream* stream, enum watch what) {
+static bool watch(int operation, int fd, const struct stream* stream, enum watch what) {
   static const uint32_t kEvents[] = {
       [kWatchStdout] = EPOLLIN | EPOLLET,
       [kWatchStderr] = EPOLLIN | EPOLLET,
       [kWatchStdin] = EPOLLOUT | EPOLLET,
       [kWatchPty] = EPOLLIN | EPOLLOUT | EPOLLET,
   };
-  return add(fd, kEvents[what], stream_slot(stream) << 2 | (uint32_t)what);
+  return control(operation, fd, kEvents[what], stream_slot(stream) << 2 | (uint32_t)what);
+}
+
+bool events_watch(int fd, const struct stream* stream, enum watch what) {
+  return watch(EPOLL_CTL_ADD, fd, stream, what);
+}
+
+bool events_rewatch(int fd, const struct stream* stream, enum watch what) {
+  return watch(EPOLL_CTL_MOD, fd, stream, what);
+}
+
+bool events_watch_fork_point(int fd, uint32_t number) {
+  return add(fd, EPOLLIN, kForkPointToken + number);
 }
 
 void events_forget_link(void) {
@@ -105,6 +122,8 @@ bool events_wait(int timeout_ms, bool* child_ended) {
     } else if (events[i].data.u32 == kLinkToken) {
       if (events[i].events & ~(uint32_t)EPOLLOUT) link_set_readable();
       if (events[i].events & EPOLLOUT) link_set_writable();
+    } else if (events[i].data.u32 >= kForkPointToken) {
+      forkpoint_ready(events[i].data.u32 - kForkPointToken);
     } else {
       mark_stream(&events[i]);
     }

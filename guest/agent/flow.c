@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "console.h"
@@ -34,7 +35,11 @@ void window_return(struct stream* stream) {
 // Nobody reads this input any more: what is there, and what comes, is dropped.
 static void close_input(struct stream* stream) {
   struct input* input = &stream->input;
-  if (input->fd >= 0 && input->fd != stream->outputs[0].fd) close(input->fd);
+  if (input->fd >= 0 && input->fd != stream->outputs[0].fd) {
+    // The socket lives on for the other direction: its peer must be told.
+    if (stream->kind == kTunnel) shutdown(input->fd, SHUT_WR);
+    close(input->fd);
+  }
   input->fd = -1;
   input->owed += input->buffered;
   input->buffered = 0;
@@ -52,6 +57,7 @@ static uint32_t write_input(struct stream* stream, const uint8_t* bytes, uint32_
     } else if (count < 0 && errno == EAGAIN) {
       input->writable = false;
     } else if (count == 0 || errno != EINTR) {
+      stream->socket_error = errno;
       close_input(stream);
     }
   }
@@ -165,6 +171,12 @@ static void pass_on(struct stream* stream, int index, uint32_t length) {
   link_commit_data(stream->id, (uint16_t)(kAuxStdout + index), length);
 }
 
+// A socket whose reading failed is no use for writing either.
+static void break_socket(struct stream* stream, int error) {
+  stream->socket_error = error;
+  close_input(stream);
+}
+
 static void pump_output(struct stream* stream, int index) {
   struct output* output = &stream->outputs[index];
   if (output->final && output->final_bytes == 0) {
@@ -177,13 +189,16 @@ static void pump_output(struct stream* stream, int index) {
   ssize_t count = read(output->fd, place, asked);
   if (count > 0) {
     pass_on(stream, index, (uint32_t)count);
-    // A pipe hands over all it has; a terminal gives a line or a piece at a time.
-    output->ready = stream->pty || output->final || (uint32_t)count == asked;
+    // A pipe hands over all it has; a terminal gives a line or a piece at a time, and a socket
+    // may have told of its end together with its last bytes.
+    output->ready = stream->pty || stream->kind == kTunnel || output->final ||
+                    (uint32_t)count == asked;
   } else if (count < 0 && errno == EAGAIN) {
     output->ready = output->final;
     output->final_bytes = 0;
   } else if (count == 0 || errno != EINTR) {
     // A terminal whose last user is gone says EIO.
+    if (count < 0 && stream->kind == kTunnel) break_socket(stream, errno);
     end_output(stream, index);
   }
 }

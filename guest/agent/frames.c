@@ -22,7 +22,7 @@ struct rule {
 static const struct rule kRules[] = {
     {kPing, kOnConnection, 0, 0, true, kDataMaxBytes},
     {kQuiesce, kOnConnection, 0, 0, true, 0},
-    {kResume, kOnConnection, 0, 1, true, kFrameMaxPayloadBytes},
+    {kResume, kOnConnection, 0, 2, true, kFrameMaxPayloadBytes},
     {kShutdown, kOnConnection, 0, 0, false, 0},
     {kExec, kOnStream, 0, 7, false, kFrameMaxPayloadBytes},
     {kData, kOnStream, kAuxStdin, kAuxStdin, false, kDataMaxBytes},
@@ -32,6 +32,8 @@ static const struct rule kRules[] = {
     {kSignal, kOnStream, 0, 1, true, 0},
     {kFileRead, kOnStream, 0, 0, false, kFrameMaxPayloadBytes},
     {kFileWrite, kOnStream, 0, 7, false, kFrameMaxPayloadBytes},
+    {kDial, kOnStream, 0, 0, false, kDataMaxBytes},
+    {kRelease, kOnStream, 0, 0, false, kFrameMaxPayloadBytes},
 };
 
 static const struct rule* find_rule(uint8_t type) {

@@ -14,10 +14,12 @@
 #include "events.h"
 #include "files.h"
 #include "flow.h"
+#include "forkpoint.h"
 #include "hello.h"
 #include "identity.h"
 #include "link.h"
 #include "streams.h"
+#include "tunnel.h"
 
 enum { kLogError = 3, kLazyMs = 10, kLazyRounds = 4 };
 
@@ -59,7 +61,7 @@ static void resume(const struct frame* frame, uint8_t* payload) {
       link_drain();
       return;
     }
-    streams_detach();
+    if (!(frame->aux & kResumeSameMachine)) streams_detach();
   }
   quiesced = false;
   resumed_send(frame->value);
@@ -88,6 +90,12 @@ static void open_new(const struct frame* frame, uint8_t* payload) {
       break;
     case kFileRead:
       file_read_start(frame, payload);
+      break;
+    case kDial:
+      tunnel_dial(frame, payload);
+      break;
+    case kRelease:
+      forkpoint_release(frame, payload);
       break;
     default:
       file_write_start(frame, payload);
@@ -124,6 +132,17 @@ static void serve_file(struct stream* stream, const struct frame* frame, const u
   }
 }
 
+static void serve_tunnel(struct stream* stream, const struct frame* frame,
+                         const uint8_t* payload) {
+  if (frame->type == kSignal && frame->value == SIGKILL) {
+    tunnel_reset(stream);
+  } else if (frame->type == kData) {
+    if (!stdin_take(stream, payload, frame->length)) protocol_error("DATA without credit");
+  } else if (frame->type == kEof) {
+    stdin_end(stream);
+  }
+}
+
 static void add_credit(struct stream* stream, const struct frame* frame) {
   struct output* output = &stream->outputs[frame->aux - kAuxStdout];
   if (frame->value > INT32_MAX - output->credit) protocol_error("credit out of range");
@@ -138,9 +157,16 @@ static void serve_stream(const struct frame* frame, const uint8_t* payload) {
     add_credit(stream, frame);
   } else if (stream->kind == kCommand) {
     serve_command(stream, frame, payload);
+  } else if (stream->kind == kTunnel) {
+    serve_tunnel(stream, frame, payload);
   } else {
     serve_file(stream, frame, payload);
   }
+}
+
+static bool opens_stream(uint8_t type) {
+  return type == kExec || type == kFileRead || type == kFileWrite || type == kDial ||
+         type == kRelease;
 }
 
 static void serve(const struct frame* frame, uint8_t* payload) {
@@ -152,7 +178,7 @@ static void serve(const struct frame* frame, uint8_t* payload) {
     link_send_error(frame->stream, ENOSYS, NULL, "unknown frame type");
   } else if (frame->stream == 0) {
     serve_connection(frame, payload);
-  } else if (frame->type == kExec || frame->type == kFileRead || frame->type == kFileWrite) {
+  } else if (opens_stream(frame->type)) {
     open_new(frame, payload);
   } else {
     serve_stream(frame, payload);
@@ -182,12 +208,14 @@ static bool pump_all(void) {
     struct stream* stream = stream_at((first + i) % end);
     if (stream->kind == kCommand) {
       more |= command_pump(stream);
+    } else if (stream->kind == kTunnel) {
+      more |= tunnel_pump(stream);
     } else if (stream->kind != kFree) {
       more |= file_pump(stream);
     }
   }
   first++;
-  return more;
+  return forkpoint_pump() || more;
 }
 
 // STARTED and the EOFs wait a moment for what mostly follows them at once, output or EXIT: on an

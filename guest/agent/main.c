@@ -7,6 +7,7 @@
 #include "boot.h"
 #include "console.h"
 #include "events.h"
+#include "forkpoint.h"
 #include "identity.h"
 #include "link.h"
 #include "loop.h"
@@ -19,6 +20,7 @@ int main(void) {
   boot_bind_boot_id();
   boot_loopback();
   events_init();
+  forkpoint_init("/run/vmfork/fork-point.sock");
   link_open(getenv("VMFORK_CONTROL"));
   loop_run(true);
 }

@@ -14,6 +14,7 @@ enum {
   kDataMaxBytes = 64 << 10,
   kWindowBytes = 256 << 10,
   kExitGraceMs = 100,
+  kPayloadMaxBytes = 64 << 10,
 };
 
 enum frame_type {
@@ -38,13 +39,36 @@ enum frame_type {
   kFileRead = 32,
   kFileWrite = 33,
   kFileDone = 34,
+  kMountRootfs = 40,
+  kRootfsReady = 41,
+  kUnmountRootfs = 42,
+  kRootfsGone = 43,
+  kOom = 44,
+  kAdoptMain = 45,
+  kDial = 48,
+  kConnected = 49,
+  kClosed = 50,
+  kForkPoint = 51,
+  kRelease = 52,
 };
 
 enum { kAuxStdin = 0, kAuxStdout = 1, kAuxStderr = 2 };
 enum { kExecPty = 1, kExecNoStdin = 2, kExecMergeStderr = 4 };
-enum { kResumeThawOnly = 1 };
+enum { kResumeThawOnly = 1, kResumeSameMachine = 2 };
+enum { kForkPointLeft = 1 };
 enum { kSignalGroup = 1, kSignalMax = 64 };
 enum { kWriteAppend = 1, kWriteParents = 2, kWriteExclusive = 4 };
+enum { kWritableNone = 0, kWritableMemory = 1, kWritableDisk = 2 };
+enum { kTmpfsNoExec = 1, kTmpfsNoSuid = 2, kTmpfsNoDev = 4, kTmpfsReadOnly = 8, kTmpfsFlags = 15 };
+enum {
+  kContainerMain = 1,
+  kContainerTool = 2,
+  kContainerInit = 4,
+  kContainerPrivileged = 8,
+  kContainerNoNewPrivs = 16,
+  kContainerReadOnly = 32,
+  kContainerFlags = 63,
+};
 
 enum tlv_tag {
   kTagGenerationMin = 1,
@@ -76,6 +100,29 @@ enum tlv_tag {
   kTagLimit = 62,
   kTagMode = 63,
   kTagSize = 64,
+  kTagDevice = 70,
+  kTagFsType = 71,
+  kTagWritable = 72,
+  kTagScratch = 73,
+  kTagUpperBytes = 74,
+  kTagHostsExtra = 75,
+  kTagResolvConf = 76,
+  kTagContainer = 80,
+  kTagUser = 81,
+  kTagCapabilities = 82,
+  kTagRlimit = 83,
+  kTagUmask = 84,
+  kTagOomScoreAdj = 85,
+  kTagTmpfs = 86,
+  kTagVolume = 87,
+  kTagMemoryMax = 88,
+  kTagPidsMax = 89,
+  kTagCpuWeight = 90,
+  kTagOomKills = 91,
+  kTagForkPoint = 100,
+  kTagPayload = 101,
+  kTagPort = 102,
+  kTagHost = 103,
 };
 
 #endif

@@ -11,7 +11,7 @@
 // Three descriptors a command at most, so that a full table stays below the usual limit of 1,024.
 enum { kMaxStreams = 256 };
 
-enum stream_kind { kFree = 0, kCommand, kReadingFile, kWritingFile };
+enum stream_kind { kFree = 0, kCommand, kReadingFile, kWritingFile, kTunnel };
 
 // A command's output. `ready`: there may be something to read (epoll is edge-triggered).
 struct output {
@@ -41,6 +41,8 @@ struct stream {
   bool detached;  // belongs to the machine this one was forked from: never sends
   bool pty;
   bool exited;
+  bool connecting;   // a tunnel whose socket is not connected yet
+  int socket_error;  // what broke a tunnel, 0 when both ways ended in order
   uint32_t id;
   pid_t pid;  // 0 once reaped
   uint16_t exit_signal;

@@ -35,6 +35,11 @@ export const FrameType = {
   FILE_READ: 32,
   FILE_WRITE: 33,
   FILE_DONE: 34,
+  DIAL: 48,
+  CONNECTED: 49,
+  CLOSED: 50,
+  FORK_POINT: 51,
+  RELEASE: 52,
 } as const;
 
 /** Which of a command's byte streams a `DATA`, `EOF` or `WINDOW` frame means. */

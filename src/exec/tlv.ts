@@ -34,6 +34,10 @@ export const Tag = {
   LIMIT: 62,
   MODE: 63,
   SIZE: 64,
+  FORK_POINT: 100,
+  PAYLOAD: 101,
+  PORT: 102,
+  HOST: 103,
 } as const;
 
 /** One item; a number is written as u32, a bigint as u64, a string as UTF-8. */

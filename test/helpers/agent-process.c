@@ -1,10 +1,13 @@
 // The guest agent's loop as an ordinary process: control connection on descriptor 3, identity files below argv[1],
 // the kernel's own state left alone. Lets the library be tested against the real agent without a VM.
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/close_range.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include "events.h"
+#include "forkpoint.h"
 #include "identity.h"
 #include "link.h"
 #include "loop.h"
@@ -16,6 +19,9 @@ int main(int count, char **arguments) {
   if (close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) < 0) return 2;
   fcntl(3, F_SETFL, O_NONBLOCK);
   events_init();
+  char socket_path[PATH_MAX];
+  snprintf(socket_path, sizeof socket_path, "%s/run/vmfork/fork-point.sock", arguments[1]);
+  forkpoint_init(socket_path);
   link_adopt(3);
   loop_run(false);
 }

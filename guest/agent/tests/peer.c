@@ -17,6 +17,7 @@
 
 #include "check.h"
 #include "events.h"
+#include "forkpoint.h"
 #include "identity.h"
 #include "link.h"
 #include "loop.h"
@@ -38,11 +39,14 @@ static void remove_root(const struct peer* peer) {
 }
 
 _Noreturn static void be_agent(int fd, const char* root) {
+  char socket_path[96];
+  snprintf(socket_path, sizeof socket_path, "%s/run/vmfork/fork-point.sock", root);
   int root_fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   identity_init(root_fd, false);
   // What the test's own parent left open is not the agent's.
   if (chdir("/") < 0 || close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) < 0) abort();
   events_init();
+  forkpoint_init(socket_path);
   link_adopt(fd);
   loop_run(false);
 }

@@ -32,6 +32,8 @@ int main(int count, char** arguments) {
   flow_tests();
   file_tests();
   lifecycle_tests();
+  tunnel_tests();
+  forkpoint_tests();
   printf("%d passed, %d failed\n", passed, failed);
   return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
