@@ -20,37 +20,43 @@ const memoryMiB = 4096;
 const resultDiskBytes = 64 << 20;
 const guestCache = '/cache';
 
+/** The emulated host died or stood still: no result of what ran in it. */
+export class HostDied extends Failure {}
+
 /**
- * Runs `argv` in /project of a nested host; what it leaves in /result is unpacked into `resultDir`.
- * Resolves to its exit code; rejects with a Failure when the host itself does not come to an end.
+ * Makes the files that every boot of the host shares and calls `use` with a function that boots one:
+ * run({ argv, env, resultDir, timeoutMs, onOutput }) runs `argv` in /project of a fresh host, unpacks what it
+ * leaves in /result into `resultDir` and resolves to its exit code. It rejects with HostDied when the host's
+ * kernel panics or does not come to an end in time, with a Failure when QEMU does not run.
  */
-export async function runNested({
-  argv,
-  env = {},
-  guestFiles = [],
-  resultDir,
-  timeoutMs,
-  onOutput,
-}) {
+export async function withNestedHost(guestFiles, use) {
   const work = mkdtempSync(join(tmpdir(), 'vmfork-nested-'));
   const cleanUp = () => rmSync(work, { recursive: true, force: true });
   process.once('exit', cleanUp); // A signal ends the script without unwinding.
   try {
     const kernel = await ensureKernel();
-    const files = {
+    const shared = {
       kernel: kernel.vmlinuz,
-      initrd: join(work, 'initrd'),
       base: await ensureBaseImage(),
       project: join(work, 'project.erofs'),
-      result: join(work, 'result.tar'),
-      console: join(work, 'console.log'),
     };
-    await makeProjectImage(files.project, guestFiles);
-    writeFileSync(files.initrd, makeInitramfs(kernel, shellCommand(argv, env)));
-    writeFileSync(files.result, '');
-    truncateSync(files.result, resultDiskBytes);
-    await boot(files, timeoutMs, onOutput);
-    return await unpackResult(files, resultDir);
+    await makeProjectImage(shared.project, guestFiles);
+    let boots = 0;
+    return await use(async ({ argv, env = {}, resultDir, timeoutMs, onOutput }) => {
+      const own = join(work, String(boots++));
+      mkdirSync(own);
+      const files = {
+        ...shared,
+        initrd: join(own, 'initrd'),
+        result: join(own, 'result.tar'),
+        console: join(own, 'console.log'),
+      };
+      writeFileSync(files.initrd, makeInitramfs(kernel, shellCommand(argv, env)));
+      writeFileSync(files.result, '');
+      truncateSync(files.result, resultDiskBytes);
+      await boot(files, timeoutMs, onOutput);
+      return await unpackResult(files, resultDir);
+    });
   } finally {
     process.off('exit', cleanUp);
     cleanUp();
@@ -95,10 +101,11 @@ function boot(files, timeoutMs, onOutput) {
     const qemu = spawn('setpriv', args, { stdio: ['ignore', 'pipe', 'pipe'] });
     const timer = setTimeout(() => {
       qemu.kill('SIGKILL');
-      fail(`the nested host did not finish within ${timeoutMs / 1000} s`);
+      fail(`the nested host did not finish within ${timeoutMs / 1000} s`, HostDied);
     }, timeoutMs);
     const errors = [];
-    const fail = (what) => reject(new Failure(`${what}\n${errors.join('')}${tail(files.console)}`));
+    const fail = (what, Kind = Failure) =>
+      reject(new Kind(`${what}\n${errors.join('')}${tail(files.console)}`));
     qemu.stdout.on('data', onOutput);
     qemu.stderr.on('data', (chunk) => errors.push(chunk));
     qemu.on('error', (error) => fail(`QEMU did not start: ${error.message}`));
@@ -118,7 +125,9 @@ async function unpackResult(files, resultDir) {
   mkdirSync(resultDir, { recursive: true });
   await mustRun('tar', ['-xf', files.result, '-C', resultDir]);
   const codePath = join(resultDir, 'exit-code');
-  if (!existsSync(codePath))
-    throw new Failure(`the command left no exit code\n${tail(files.console)}`);
+  if (!existsSync(codePath)) {
+    const died = readFileSync(files.console, 'utf8').includes('Kernel panic - not syncing');
+    throw new (died ? HostDied : Failure)(`the command left no exit code\n${tail(files.console)}`);
+  }
   return Number(readFileSync(codePath, 'utf8'));
 }
