@@ -13,7 +13,8 @@ export const buildNative = () => withLock('build-native', buildAddon);
 
 async function buildAddon() {
   const isInput = (path) => !/^native\/(tests|fuzz)\//.test(path);
-  const inputs = [...listFiles('native', isInput), 'binding.gyp'];
+  // package.json has the version that the addon reports.
+  const inputs = [...listFiles('native', isInput), 'binding.gyp', 'package.json'];
   const key = hashInputs(inputs, [process.version, process.arch]);
   const ran = await unlessCurrent(join(root, 'build/native.hash'), key, [addon], async () => {
     const [command, ...args] = nodeGyp();

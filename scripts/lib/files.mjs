@@ -11,7 +11,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { lock } from '../../guest/lib/lock.mjs';
 import { root } from './project.mjs';
 
 /** All files under a folder of the project, sorted, relative to its root; [] when it is absent. */
@@ -50,33 +50,11 @@ export async function unlessCurrent(stampPath, key, outputs, work) {
 export async function withLock(name, work) {
   const path = join(root, 'build', `${name}.lock`);
   mkdirSync(dirname(path), { recursive: true });
-  while (!tryLock(path)) await sleep(200);
+  const release = await lock(path);
   try {
     return await work();
   } finally {
-    rmSync(path, { force: true });
-  }
-}
-
-function tryLock(path) {
-  try {
-    writeFileSync(path, String(process.pid), { flag: 'wx' });
-    return true;
-  } catch (error) {
-    if (error.code !== 'EEXIST') throw error;
-  }
-  if (!isOwnerAlive(path)) rmSync(path, { force: true });
-  return false;
-}
-
-function isOwnerAlive(path) {
-  try {
-    const pid = Number(readFileSync(path, 'utf8'));
-    // An empty file is a lock in the instant between its creation and the writing of the id.
-    if (pid > 0) process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return error.code === 'EPERM';
+    release();
   }
 }
 
