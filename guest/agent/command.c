@@ -14,6 +14,7 @@
 #include "exec_request.h"
 #include "flow.h"
 #include "link.h"
+#include "oom.h"
 #include "pty.h"
 #include "spawn.h"
 
@@ -66,7 +67,10 @@ static bool open_pipes(struct stream* stream, uint16_t aux, struct spawn* spawn,
 static bool open_terminal(struct stream* stream, uint32_t size, struct spawn* spawn,
                           struct far_ends* far) {
   struct pty pty;
-  int error = pty_open(&pty, size);
+  // A program finds its terminal by name below its own /dev/pts.
+  bool inside = spawn->container && container_mounted();
+  int error = inside ? pty_open(&pty, container_pts_fd(), "ptmx", size)
+                     : pty_open(&pty, AT_FDCWD, "/dev/ptmx", size);
   if (error != 0) {
     errno = error;
     return false;
@@ -83,6 +87,9 @@ static bool start(struct stream* stream, const struct frame* frame, uint32_t pty
                   struct spawn* spawn) {
   struct far_ends far = {.count = 0};
   bool terminal = frame->aux & kExecPty;
+  spawn->text = NULL;
+  stream->contained = spawn->container != NULL;
+  stream->oom_kills = stream->contained ? oom_kills() : 0;
   bool opened = terminal ? open_terminal(stream, pty_size, spawn, &far)
                          : open_pipes(stream, frame->aux, spawn, &far);
   if (opened) {
@@ -110,12 +117,42 @@ void command_start(const struct frame* frame, uint8_t* payload) {
   }
   if (!start(stream, frame, pty_size, &spawn)) {
     stream->pid = 0;
-    link_send_error(frame->stream, spawn.error, spawn.stage, strerror(spawn.error));
+    const char* text = spawn.text ? spawn.text : strerror(spawn.error);
+    link_send_error(frame->stream, spawn.error, spawn.stage, text);
     stream_close(stream);
     return;
   }
   children = true;
   link_send_lazy(kStarted, frame->stream, 0, (uint32_t)stream->pid);
+}
+
+static struct stream* main_stream(void) {
+  return container_main() > 0 ? stream_find_pid(container_main()) : NULL;
+}
+
+// What it wrote since the fork was dropped; what it writes from now on is the host's.
+void command_adopt_main(const struct frame* frame) {
+  struct stream* stream = main_stream();
+  if (!stream || !stream->detached) {
+    int error = stream ? EBUSY : ESRCH;
+    link_send_error(frame->stream, error, "container", strerror(error));
+    return;
+  }
+  stream->id = frame->stream;
+  stream->detached = false;
+  stream->input.credit = kWindowBytes - stream->input.buffered;
+  stream->input.owed = 0;
+  for (int i = 0; i < 2; i++) stream->outputs[i].credit = kWindowBytes;
+  link_send_lazy(kStarted, stream->id, 0, (uint32_t)stream->pid);
+}
+
+void command_report_oom(void) {
+  if (!oom_take_change()) return;
+  const struct stream* stream = main_stream();
+  uint32_t kills = stream ? oom_kills() - stream->oom_kills : 0;
+  if (kills > 0 && !stream->detached && link_room() >= kSmallFrameBytes) {
+    link_send_small(kOom, stream->id, 0, kills);
+  }
 }
 
 void command_resize(struct stream* stream, uint32_t size) {
@@ -135,6 +172,7 @@ static void note_end(struct stream* stream, int status, const struct rusage* usa
   stream->exit_code = WIFEXITED(status) ? (uint8_t)WEXITSTATUS(status) : 0;
   stream->exit_signal = WIFSIGNALED(status) ? (uint16_t)WTERMSIG(status) : 0;
   stream->max_rss_kib = (uint64_t)usage->ru_maxrss;
+  if (stream->contained) stream->oom_kills = oom_kills() - stream->oom_kills;
   // Most programs were their outputs' only writers: look for the end without another wake-up.
   stream->outputs[0].ready = stream->outputs[1].ready = true;
 }
@@ -145,6 +183,7 @@ void command_reap(void) {
   pid_t pid;
   while ((pid = wait4(-1, &status, WNOHANG, &usage)) > 0) {
     struct stream* stream = stream_find_pid(pid);
+    container_reaped(pid);
     if (stream) note_end(stream, status, &usage);
   }
   children = pid == 0;
@@ -157,6 +196,7 @@ static void send_exit(const struct stream* stream) {
   struct tlv_writer writer;
   tlv_begin(&writer, payload, sizeof payload);
   tlv_put_u64(&writer, kTagMaxRssKib, stream->max_rss_kib);
+  if (stream->oom_kills > 0) tlv_put_u32(&writer, kTagOomKills, stream->oom_kills);
   struct frame frame = {.length = tlv_size(&writer),
                         .type = kExit,
                         .stream = stream->id,

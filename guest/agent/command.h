@@ -13,6 +13,11 @@ void command_start(const struct frame* frame, uint8_t* payload);
 void command_resize(struct stream* stream, uint32_t size);
 void command_signal(struct stream* stream, const struct frame* frame);
 
+// Gives the main process of the container, started before the fork, a stream of this machine.
+void command_adopt_main(const struct frame* frame);
+// Tells the host of processes that the kernel killed for want of memory.
+void command_report_oom(void);
+
 // Collects every ended child, ours or adopted.
 void command_reap(void);
 // True while children may exist.

@@ -1,5 +1,5 @@
-// Streams and the connection are edge-triggered: readiness is remembered in the stream until a short
-// read or EAGAIN clears it, so waiting for credit or room needs no epoll_ctl calls.
+// Streams and the connection are edge-triggered: readiness is remembered in the stream until a
+// short read or EAGAIN clears it, so waiting for credit or room needs no epoll_ctl calls.
 #include "events.h"
 
 #include <errno.h>
@@ -13,11 +13,14 @@
 #include "console.h"
 #include "forkpoint.h"
 #include "link.h"
+#include "oom.h"
+#include "rootfs.h"
 
 enum { kBatch = 64 };
 
 // What an event is about: a slot and a `enum watch`, or one of these.
 enum { kLinkToken = 0xffff0001, kChildToken = 0xffff0002, kForkPointToken = 0xffff0100 };
+enum { kDevicesToken = 0xffff0003, kOomToken = 0xffff0004 };
 
 static int epoll_fd;
 static int child_fd;
@@ -67,6 +70,11 @@ bool events_rewatch(int fd, const struct stream* stream, enum watch what) {
 bool events_watch_fork_point(int fd, uint32_t number) {
   return add(fd, EPOLLIN, kForkPointToken + number);
 }
+
+// The kernel's log wakes its readers for every new line, whether or not the earlier ones were read.
+bool events_watch_devices(int fd) { return add(fd, EPOLLIN | EPOLLET, kDevicesToken); }
+
+bool events_watch_oom(int fd) { return add(fd, EPOLLPRI | EPOLLET, kOomToken); }
 
 void events_forget_link(void) {
   if (link_watched) epoll_ctl(epoll_fd, EPOLL_CTL_DEL, link_fd(), NULL);
@@ -124,6 +132,10 @@ bool events_wait(int timeout_ms, bool* child_ended) {
       if (events[i].events & EPOLLOUT) link_set_writable();
     } else if (events[i].data.u32 >= kForkPointToken) {
       forkpoint_ready(events[i].data.u32 - kForkPointToken);
+    } else if (events[i].data.u32 == kDevicesToken) {
+      rootfs_devices_changed();
+    } else if (events[i].data.u32 == kOomToken) {
+      oom_changed();
     } else {
       mark_stream(&events[i]);
     }

@@ -5,12 +5,14 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "container_request.h"
 #include "frames.h"
 
-// A payload holds at most this many TLVs; two NULLs end the two lists.
-enum { kMaxStrings = kFrameMaxPayloadBytes / 8 + 2 };
+// A payload holds at most this many TLVs; two NULLs end the two lists, and HOME may be added.
+enum { kMaxStrings = kFrameMaxPayloadBytes / 8 + 3 + kSpareArguments };
 
 static char* strings[kMaxStrings];
+static struct container_spec container;
 
 static char* terminate(const struct tlv* tlv) {
   if (memchr(tlv->value, 0, tlv->length)) return NULL;
@@ -61,7 +63,7 @@ static const char* parse_one(const struct tlv* tlv, struct spawn* spawn, uint32_
     case kTagPtySize:
       return parse_number(tlv, pty_size);
     default:
-      return NULL;
+      return container_request_take(tlv, &container);
   }
 }
 
@@ -79,7 +81,9 @@ const char* exec_request_parse(uint8_t* payload, uint32_t length, struct spawn* 
   uint32_t args;
   if (!count_args(reader, &args)) return "malformed TLV in EXEC";
   if (args == 0) return "EXEC without an argument";
-  *spawn = (struct spawn){.argv = strings, .envp = strings + args + 1};
+  char** argv = strings + kSpareArguments;
+  *spawn = (struct spawn){.argv = argv, .envp = argv + args + 1};
+  memset(&container, 0, sizeof container);
   *pty_size = kDefaultPtySize;
   struct lists lists = {.arg = spawn->argv, .env = spawn->envp};
   struct tlv tlv;
@@ -89,5 +93,6 @@ const char* exec_request_parse(uint8_t* payload, uint32_t length, struct spawn* 
   }
   *lists.arg = NULL;
   *lists.env = NULL;
-  return NULL;
+  if (container.present) spawn->container = &container;
+  return container_request_check(&container);
 }

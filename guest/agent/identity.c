@@ -31,6 +31,7 @@ enum {
   kHostnameMaxBytes = 64,
   kEntropyMinBytes = 32,
   kEntropyMaxBytes = 256,
+  kExtraHostsMaxBytes = 3 << 10,
 };
 
 struct identity_file {
@@ -68,6 +69,8 @@ static int random_fd = -1;
 static int vsock_fd = -1;
 static uint8_t boot_nonce[kNonceBytes];
 static uint8_t generation_now[kIdBytes];
+static char extra_hosts[kExtraHostsMaxBytes];
+static uint32_t extra_hosts_length;
 
 static const char kHexDigits[] = "0123456789abcdef";
 
@@ -113,11 +116,20 @@ static bool store_generation(const uint8_t* generation) {
 
 static bool store_hosts(const char* hostname, uint32_t length) {
   static const char kHosts[] = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 ";
-  char text[sizeof kHosts + kHostnameMaxBytes + 1];
+  char text[sizeof kHosts + kHostnameMaxBytes + 1 + sizeof extra_hosts];
   memcpy(text, kHosts, sizeof kHosts - 1);
   memcpy(text + sizeof kHosts - 1, hostname, length);
   text[sizeof kHosts - 1 + length] = '\n';
-  return store(&files[kHostsFile], text, (uint32_t)(sizeof kHosts + length));
+  memcpy(text + sizeof kHosts + length, extra_hosts, extra_hosts_length);
+  return store(&files[kHostsFile], text, (uint32_t)(sizeof kHosts + length + extra_hosts_length));
+}
+
+bool identity_extra_hosts(const char* text, uint32_t length) {
+  const struct identity_file* name = &files[kHostnameFile];
+  if (length > sizeof extra_hosts) return false;
+  memcpy(extra_hosts, text, length);
+  extra_hosts_length = length;
+  return store_hosts(name->page, name->length - 1);
 }
 
 static bool store_files(const struct identity* identity) {

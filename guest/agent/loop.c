@@ -18,6 +18,7 @@
 #include "hello.h"
 #include "identity.h"
 #include "link.h"
+#include "rootfs.h"
 #include "streams.h"
 #include "tunnel.h"
 
@@ -97,6 +98,15 @@ static void open_new(const struct frame* frame, uint8_t* payload) {
     case kRelease:
       forkpoint_release(frame, payload);
       break;
+    case kMountRootfs:
+      rootfs_mount_start(frame, payload);
+      break;
+    case kUnmountRootfs:
+      rootfs_unmount(frame);
+      break;
+    case kAdoptMain:
+      command_adopt_main(frame);
+      break;
     default:
       file_write_start(frame, payload);
   }
@@ -132,8 +142,7 @@ static void serve_file(struct stream* stream, const struct frame* frame, const u
   }
 }
 
-static void serve_tunnel(struct stream* stream, const struct frame* frame,
-                         const uint8_t* payload) {
+static void serve_tunnel(struct stream* stream, const struct frame* frame, const uint8_t* payload) {
   if (frame->type == kSignal && frame->value == SIGKILL) {
     tunnel_reset(stream);
   } else if (frame->type == kData) {
@@ -159,6 +168,8 @@ static void serve_stream(const struct frame* frame, const uint8_t* payload) {
     serve_command(stream, frame, payload);
   } else if (stream->kind == kTunnel) {
     serve_tunnel(stream, frame, payload);
+  } else if (stream->kind == kMounting) {
+    if (frame->type == kSignal && frame->value == SIGKILL) rootfs_give_up(stream);
   } else {
     serve_file(stream, frame, payload);
   }
@@ -166,7 +177,7 @@ static void serve_stream(const struct frame* frame, const uint8_t* payload) {
 
 static bool opens_stream(uint8_t type) {
   return type == kExec || type == kFileRead || type == kFileWrite || type == kDial ||
-         type == kRelease;
+         type == kRelease || type == kMountRootfs || type == kUnmountRootfs || type == kAdoptMain;
 }
 
 static void serve(const struct frame* frame, uint8_t* payload) {
@@ -210,11 +221,14 @@ static bool pump_all(void) {
       more |= command_pump(stream);
     } else if (stream->kind == kTunnel) {
       more |= tunnel_pump(stream);
+    } else if (stream->kind == kMounting) {
+      rootfs_pump(stream);
     } else if (stream->kind != kFree) {
       more |= file_pump(stream);
     }
   }
   first++;
+  command_report_oom();
   return forkpoint_pump() || more;
 }
 

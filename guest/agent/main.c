@@ -6,13 +6,16 @@
 
 #include "boot.h"
 #include "console.h"
+#include "container.h"
 #include "events.h"
 #include "forkpoint.h"
 #include "identity.h"
 #include "link.h"
 #include "loop.h"
+#include "reaper.h"
 
-int main(void) {
+int main(int count, char** argv) {
+  if (count > 0 && reaper_called(argv)) reaper_run(argv);
   if (getpid() != 1) fatal("this program is the init process of a vmfork guest", 0);
   boot_mounts();
   boot_files();
@@ -20,6 +23,7 @@ int main(void) {
   boot_bind_boot_id();
   boot_loopback();
   events_init();
+  container_init("", true);
   forkpoint_init("/run/vmfork/fork-point.sock");
   link_open(getenv("VMFORK_CONTROL"));
   loop_run(true);

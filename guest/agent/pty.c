@@ -1,5 +1,5 @@
-// /dev/ptmx and the few terminal ioctls. The slave is opened by TIOCGPTPEER (Linux 4.13), which
-// needs no path below /dev/pts and so works whatever the guest mounted there.
+// The multiplexer and the few terminal ioctls. The slave is opened by TIOCGPTPEER (Linux 4.13),
+// which needs no path below /dev/pts and so works whatever the guest mounted there.
 #include "pty.h"
 
 #include <errno.h>
@@ -12,10 +12,10 @@
 #define TIOCGPTPEER 0x5441
 #endif
 
-int pty_open(struct pty* pty, uint32_t size) {
+int pty_open(struct pty* pty, int directory, const char* path, uint32_t size) {
   int unlocked = 0;
   pty->slave = -1;
-  pty->master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+  pty->master = openat(directory, path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
   if (pty->master < 0) return errno;
   if (ioctl(pty->master, TIOCSPTLCK, &unlocked) == 0) {
     pty->slave = ioctl(pty->master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);

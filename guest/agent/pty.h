@@ -9,8 +9,10 @@ struct pty {
   int slave;
 };
 
-// Returns 0 or an errno; `size` is rows << 16 | columns.
-int pty_open(struct pty* pty, uint32_t size);
+// Opens a terminal by a multiplexer, `path` below `directory`. Returns 0 or an errno; `size` is
+// rows
+// << 16 | columns.
+int pty_open(struct pty* pty, int directory, const char* path, uint32_t size);
 void pty_resize(int master, uint32_t size);
 // The bytes that make a reader of the terminal see its end; returns how many (0 to 2).
 uint32_t pty_end_of_input(int master, int mid_line, uint8_t bytes[2]);

@@ -11,7 +11,7 @@
 // Three descriptors a command at most, so that a full table stays below the usual limit of 1,024.
 enum { kMaxStreams = 256 };
 
-enum stream_kind { kFree = 0, kCommand, kReadingFile, kWritingFile, kTunnel };
+enum stream_kind { kFree = 0, kCommand, kReadingFile, kWritingFile, kTunnel, kMounting };
 
 // A command's output. `ready`: there may be something to read (epoll is edge-triggered).
 struct output {
@@ -48,6 +48,8 @@ struct stream {
   uint16_t exit_signal;
   uint8_t exit_code;
   uint64_t max_rss_kib;
+  bool contained;
+  uint32_t oom_kills;  // of the container, when this command began; after its end, since then
   uint64_t grace_end_ns;  // 0: not running
   struct output outputs[2];
   struct input input;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "container.h"
 #include "events.h"
 #include "forkpoint.h"
 #include "identity.h"
@@ -19,6 +20,7 @@ int main(int count, char **arguments) {
   if (close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) < 0) return 2;
   fcntl(3, F_SETFL, O_NONBLOCK);
   events_init();
+  container_init(arguments[1], false);
   char socket_path[PATH_MAX];
   snprintf(socket_path, sizeof socket_path, "%s/run/vmfork/fork-point.sock", arguments[1]);
   forkpoint_init(socket_path);

@@ -19,6 +19,7 @@ void tlv_tests(void);
 void command_tests(void);
 void flow_tests(void);
 void file_tests(void);
+void container_tests(void);
 void forkpoint_tests(void);
 void lifecycle_tests(void);
 void tunnel_tests(void);

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "container.h"
 #include "events.h"
 #include "forkpoint.h"
 #include "identity.h"
@@ -46,6 +47,7 @@ _Noreturn static void be_agent(int fd, const char* root) {
   // What the test's own parent left open is not the agent's.
   if (chdir("/") < 0 || close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) < 0) abort();
   events_init();
+  container_init(root, false);
   forkpoint_init(socket_path);
   link_adopt(fd);
   loop_run(false);
