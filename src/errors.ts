@@ -36,13 +36,21 @@ export const ERROR_CODES = {
     summary: 'the command was not found in the guest',
     hint: 'give an absolute path, or set PATH in env; argv[0] must be an executable of the guest',
   },
+  VMF_CONNECTION_LOST: {
+    summary: 'a connection into the guest broke',
+    hint: 'the program in the guest reset it or died; errno is the guest’s',
+  },
   VMF_CONNECTION_REFUSED: {
-    summary: 'nobody listens on that port of the guest',
-    hint: 'start the listener in the guest first; vsock connections do not survive a fork',
+    summary: 'nobody listens on that port or socket of the guest',
+    hint: 'start the listener in the guest first; connections do not survive a fork',
   },
   VMF_EMULATION: {
     summary: 'the guest ran an instruction that nobody can emulate',
     hint: 'the message names bytes and address; boot the kernel with the command line vmfork proposes',
+  },
+  VMF_FORK_POINT: {
+    summary: 'no process waits at that fork point',
+    hint: 'await template.waitForForkPoint() before the snapshot; a process is released only once',
   },
   VMF_GONE: {
     summary: 'the virtual machine has ended',

@@ -5,6 +5,7 @@ export { Command, type ExitStatus } from './exec/command.js';
 export type { ExecResult } from './exec/exec.js';
 export type { AgentInfo } from './exec/messages.js';
 export { ConnectionListener } from './exec/sockets.js';
+export { Tunnel } from './exec/tunnel.js';
 export { GuestConsole } from './kvm/console.js';
 export { Engine, probeHost } from './kvm/engine.js';
 export { buildGuest, findGuest, type Guest } from './kvm/guest.js';
@@ -24,8 +25,11 @@ export type {
 } from './native.js';
 export type {
   BootOptions,
+  ConnectTcpOptions,
   ExecOptions,
   ForkOptions,
+  ForkPayload,
+  ForkPointOptions,
   ReadFileOptions,
   SpawnOptions,
   WriteFileOptions,

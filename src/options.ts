@@ -1,6 +1,7 @@
 // The options of every public call: types, units, ranges, defaults, and their checks. A wrong option is refused with
 // `VMF_OPTIONS`, which names it, says what it accepts and what it got; a misspelt one is recognised.
 
+import { isIP } from 'node:net';
 import { isAbsolute } from 'node:path';
 import type { Readable } from 'node:stream';
 import { inspect } from 'node:util';
@@ -89,8 +90,37 @@ export interface ForkOptions {
   consoleBytes?: number | undefined;
   /** How many clones, 1 to 10000; with it the result is an array. */
   count?: number | undefined;
+  /**
+   * For a process that waits at a fork point (docs/fork-points.md): it goes on in the clone, and `clone.forkPoint` is the
+   * stream to it. A function gives each clone of `count` its own.
+   */
+  payload?: ForkPayload | ((index: number) => ForkPayload) | undefined;
   /** Gives up with `VMF_ABORTED`. */
   signal?: AbortSignal | undefined;
+}
+
+/** Options of `vm.connectTcp()`. */
+export interface ConnectTcpOptions extends WaitOptions {
+  /** Numeric IPv4 or IPv6 address in the guest. Default `127.0.0.1`. */
+  host?: string | undefined;
+}
+
+/** Options of `vm.waitForForkPoint()`. */
+export interface ForkPointOptions extends WaitOptions {
+  /** The fork point, 1 to 64 of A-Z a-z 0-9 . _ -. Default any. */
+  name?: string | undefined;
+}
+
+/** What a process at a fork point is given; all of it together is at most 60 KiB. */
+export interface ForkPayload {
+  /** The fork point. Default that of the process that has waited longest. */
+  name?: string | undefined;
+  /** Arguments. Default none. */
+  argv?: readonly string[] | undefined;
+  /** Environment variables. Default none. */
+  env?: Record<string, string> | undefined;
+  /** Any bytes. Default none. */
+  data?: string | Uint8Array | undefined;
 }
 
 /** One check: returns whether the value is acceptable. */
@@ -170,6 +200,15 @@ export const READ_FILE_OPTIONS: Rules = {
   offsetBytes: integer(0, Number.MAX_SAFE_INTEGER),
   limitBytes: integer(0, Number.MAX_SAFE_INTEGER),
 };
+export const CONNECT_TCP_OPTIONS: Rules = {
+  ...WAIT_OPTIONS,
+  host: {
+    accepts: 'a numeric IPv4 or IPv6 address',
+    test: (value) => typeof value === 'string' && isIP(value) !== 0,
+  },
+};
+const forkPointName = textMatching('1 to 64 of A-Z a-z 0-9 . _ -', /^[A-Za-z0-9._-]{1,64}$/);
+export const FORK_POINT_OPTIONS: Rules = { ...WAIT_OPTIONS, name: forkPointName };
 export const WRITE_FILE_OPTIONS: Rules = {
   ...WAIT_OPTIONS,
   mode: integer(0, 0o7777),
@@ -177,6 +216,9 @@ export const WRITE_FILE_OPTIONS: Rules = {
   makeParents: boolean,
   exclusive: boolean,
 };
+
+/** What a fork point's process may be given. */
+export const PAYLOAD = object('an object of name, argv, env and data', isPayload);
 
 const hostname = textMatching('1 to 64 characters of A-Z a-z 0-9 . -', /^[A-Za-z0-9.-]{1,64}$/);
 const consoleBytes = integer(4096, 16 * 1024 * 1024);
@@ -203,8 +245,15 @@ export const FORK_OPTIONS: Rules = {
   identityTimeoutMs: timeoutMs,
   consoleBytes,
   count: integer(1, 10_000),
+  payload: {
+    accepts: `${PAYLOAD.accepts}, or a function that returns one`,
+    test: (value) => typeof value === 'function' || PAYLOAD.test(value),
+  },
   signal,
 };
+
+/** The range of a TCP port. */
+export const TCP_PORT = integer(1, 65_535);
 
 /** The range of a vsock port; the highest value means "any" (VMADDR_PORT_ANY in linux/vm_sockets.h). */
 export const PORT = integer(1, U32_MAX - 1);
@@ -275,6 +324,18 @@ function distance(from: string, to: string): number {
 
 function isText(value: unknown): boolean {
   return typeof value === 'string' && value.length > 0 && !value.includes('\0');
+}
+
+function isPayload(value: object): boolean {
+  const { name, argv = [], env: variables = {}, data = '', ...unknown } = value as ForkPayload;
+  return (
+    (name === undefined || forkPointName.test(name)) &&
+    Array.isArray(argv) &&
+    argv.every((argument) => typeof argument === 'string' && !argument.includes('\0')) &&
+    env.test(variables) &&
+    (typeof data === 'string' || data instanceof Uint8Array) &&
+    Object.keys(unknown).length === 0
+  );
 }
 
 function isTerminalSize(value: unknown): boolean {

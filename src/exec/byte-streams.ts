@@ -1,47 +1,35 @@
 // Node streams over a stream of the control connection, with credit as backpressure (docs/protocol.md, "Credit").
 
 import { Readable, Writable } from 'node:stream';
-import { VmforkError } from '../errors.js';
-import { FrameType, MAX_DATA_BYTES, WINDOW_BYTES } from './frames.js';
+import { IncomingCredit, OutgoingCredit } from './credit.js';
+import { MAX_DATA_BYTES, WINDOW_BYTES } from './frames.js';
 import type { OpenStream } from './session.js';
-
-// Half a window: rarely enough to cost a slow guest few packets, often enough that the sender never runs dry.
-const CREDIT_STEP_BYTES = WINDOW_BYTES / 2;
 
 /** What the guest writes. Credit goes back when the reader has taken the bytes, so the buffer never exceeds one window. */
 export class GuestReadable extends Readable {
-  readonly #stream: OpenStream;
-  readonly #aux: number;
-  #credit = WINDOW_BYTES;
-  #received = 0;
-  #returned = 0;
-  #ended = false;
+  readonly #credit: IncomingCredit;
 
   constructor(stream: OpenStream, aux: number) {
     super({ highWaterMark: WINDOW_BYTES });
-    this.#stream = stream;
-    this.#aux = aux;
+    this.#credit = new IncomingCredit(stream, aux);
   }
 
   /** Bytes received in all. */
   get bytesRead(): number {
-    return this.#received;
+    return this.#credit.received;
   }
 
   /** A `DATA` frame has come. */
   receive(bytes: Buffer): void {
-    if (this.#ended) throw new VmforkError('VMF_PROTOCOL', 'DATA after EOF');
-    if (bytes.length > this.#credit) throw new VmforkError('VMF_PROTOCOL', 'DATA without credit');
-    this.#credit -= bytes.length;
-    this.#received += bytes.length;
+    this.#credit.spend(bytes.length);
     if (bytes.length > 0 && !this.destroyed) this.push(bytes);
-    this.#returnCredit();
+    this.#settle();
   }
 
   /** The guest sends no more. */
   finish(): void {
-    if (this.#ended) return;
-    this.#ended = true;
+    if (this.#credit.ended) return;
+    this.#credit.end();
     if (!this.destroyed) this.push(null);
   }
 
@@ -49,48 +37,33 @@ export class GuestReadable extends Readable {
 
   override read(size?: number): ReturnType<Readable['read']> {
     const chunk: unknown = super.read(size);
-    this.#returnCredit();
+    this.#settle();
     return chunk;
   }
 
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
     // Nobody reads any more, but the program must not block on its output: from here on bytes are dropped and paid for.
     callback(error);
-    this.#returnCredit();
+    this.#settle();
   }
 
-  #returnCredit(): void {
-    if (this.#ended) return;
-    const held = this.destroyed ? 0 : this.readableLength;
-    const owed = this.#received - held - this.#returned;
-    if (owed < CREDIT_STEP_BYTES) return;
-    this.#returned += owed;
-    this.#credit += owed;
-    this.#stream.send({ type: FrameType.WINDOW, aux: this.#aux, value: owed });
+  #settle(): void {
+    this.#credit.settle(this.destroyed ? 0 : this.readableLength);
   }
 }
 
 /** What the guest reads. A write completes when all of it was sent, which the guest's credit allows. */
 export class GuestWritable extends Writable {
-  readonly #stream: OpenStream;
-  readonly #aux: number;
-  #credit = WINDOW_BYTES;
-  #rest: Buffer | null = null;
-  #done: ((error?: Error | null) => void) | null = null;
-  #closed = false;
+  readonly #credit: OutgoingCredit;
 
   constructor(stream: OpenStream, aux: number) {
     super({ highWaterMark: MAX_DATA_BYTES });
-    this.#stream = stream;
-    this.#aux = aux;
+    this.#credit = new OutgoingCredit(stream, aux);
   }
 
   /** A `WINDOW` frame has come. */
   addCredit(bytes: number): void {
-    this.#credit += bytes;
-    if (this.#credit > WINDOW_BYTES)
-      throw new VmforkError('VMF_PROTOCOL', 'WINDOW returns more than was sent');
-    this.#pump();
+    this.#credit.add(bytes);
   }
 
   override _write(
@@ -98,43 +71,18 @@ export class GuestWritable extends Writable {
     _encoding: string,
     callback: (error?: Error | null) => void,
   ): void {
-    this.#rest = chunk;
-    this.#done = callback;
-    this.#pump();
+    this.#credit.write(chunk, callback);
   }
 
   override _final(callback: (error?: Error | null) => void): void {
-    this.#close();
+    this.#credit.end();
     callback();
   }
 
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
-    this.#rest = null;
-    this.#done = null;
-    this.#close();
+    this.#credit.drop();
+    this.#credit.end();
     callback(error);
-  }
-
-  /** Says that no more comes, once. */
-  #close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    this.#stream.send({ type: FrameType.EOF, aux: this.#aux });
-  }
-
-  #pump(): void {
-    while (this.#rest) {
-      const bytes = Math.min(this.#rest.length, this.#credit, MAX_DATA_BYTES);
-      if (bytes === 0 && this.#rest.length > 0) return;
-      const last = bytes === this.#rest.length;
-      const piece = this.#rest.subarray(0, bytes);
-      this.#rest = last ? null : this.#rest.subarray(bytes);
-      this.#credit -= bytes;
-      const done = last ? this.#done : null;
-      if (last) this.#done = null;
-      // The chunk is the caller's again after `done`, so it waits until the kernel has it.
-      this.#stream.send({ type: FrameType.DATA, aux: this.#aux }, piece, done ?? undefined);
-    }
   }
 }
 

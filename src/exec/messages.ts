@@ -72,10 +72,17 @@ export function parseHello(frame: Frame): AgentInfo {
   };
 }
 
+/** What a `RESUME` is to its machine: the first one of a clone, or one more, after which its streams stay. */
+export const ResumeKind = { NEW_MACHINE: 0, THAW: 1, SAME_MACHINE: 2 } as const;
+
 /** Encodes the `RESUME` that gives a machine its identity. */
-export function encodeResume(value: number, identity: IdentityBytes): Buffer {
+export function encodeResume(
+  value: number,
+  identity: IdentityBytes,
+  kind: number = ResumeKind.NEW_MACHINE,
+): Buffer {
   return encodeFrame(
-    { type: FrameType.RESUME, value },
+    { type: FrameType.RESUME, aux: kind, value },
     encodeTlvs([
       [Tag.GENERATION_ID, identity.generationId],
       [Tag.ENTROPY, identity.entropy],
@@ -90,7 +97,7 @@ export function encodeResume(value: number, identity: IdentityBytes): Buffer {
 
 /** Encodes the `RESUME` after which the same machine goes on. */
 export function encodeThaw(value: number): Buffer {
-  return encodeFrame({ type: FrameType.RESUME, aux: 1, value });
+  return encodeFrame({ type: FrameType.RESUME, aux: ResumeKind.THAW, value });
 }
 
 export function parseResumed(frame: Frame): Acknowledgement {

@@ -4,6 +4,7 @@
 import type { Socket } from 'node:net';
 import { VmforkError } from '../errors.js';
 import { Deferred, throwIfAborted, type WaitOptions, withLimits } from '../waiting.js';
+import { ForkPoints } from './fork-point.js';
 import {
   encodeFrame,
   encodeHeader,
@@ -26,6 +27,9 @@ import {
 const COPY_BYTES = 4096;
 const NO_BYTES = Buffer.alloc(0);
 
+/** Number of the first stream of a connection. */
+export const FIRST_STREAM = 1;
+
 /** What a stream's owner is told. */
 export interface StreamHandler {
   onFrame(frame: Frame): void;
@@ -46,6 +50,8 @@ export interface OpenStream {
 export interface SessionEvents {
   onClosed(error: VmforkError): void;
   onLog?(level: number, text: string): void;
+  /** A process waits at a fork point. */
+  onForkPoint?(name: string): void;
 }
 
 interface HeldWrite {
@@ -54,8 +60,17 @@ interface HeldWrite {
   done: ((error?: Error | null) => void) | undefined;
 }
 
+/** What a session begins with in a clone, whose agent has said all of it in the template. */
+export interface SessionPast {
+  agent: AgentInfo;
+  /** Names of the fork points at which processes waited. */
+  forkPoints: readonly string[];
+}
+
 /** One control connection. */
 export class Session {
+  /** The processes that wait to be forked. */
+  readonly forkPoints: ForkPoints;
   readonly #socket: Socket;
   readonly #events: SessionEvents;
   readonly #parser = new FrameParser();
@@ -67,16 +82,16 @@ export class Session {
   #held: HeldWrite[] | null = null;
   #error: VmforkError | null = null;
   #agent: AgentInfo | null;
-  #nextStream = 1;
+  #nextStream = FIRST_STREAM;
   #nextValue = 1;
   #pending = 0;
 
-  /** `agent` is given for a clone, whose agent has said hello long ago. */
-  constructor(socket: Socket, events: SessionEvents, agent: AgentInfo | null = null) {
+  constructor(socket: Socket, events: SessionEvents, past: SessionPast | null = null) {
     this.#socket = socket;
     this.#events = events;
-    this.#agent = agent;
-    if (agent) this.#hello.resolve(agent);
+    this.#agent = past?.agent ?? null;
+    this.forkPoints = new ForkPoints(past?.forkPoints);
+    if (past) this.#hello.resolve(past.agent);
     socket.unref();
     socket.on('data', (chunk) => this.#receive(chunk));
     socket.on('error', (cause) => this.#closed('control connection failed', cause));
@@ -109,9 +124,20 @@ export class Session {
 
   /** Opens a stream with its first frame. */
   openStream(first: FrameHeader, payload: Uint8Array, handler: StreamHandler): OpenStream {
+    const { id, stream } = this.#newStream(handler);
+    this.#write({ ...first, stream: id }, payload);
+    return stream;
+  }
+
+  /** A stream whose first frame the agent is given by other means; it gets the number that is next. */
+  expectStream(handler: StreamHandler): OpenStream {
+    return this.#newStream(handler).stream;
+  }
+
+  #newStream(handler: StreamHandler): { id: number; stream: OpenStream } {
     this.#assertOpen();
     const id = this.#nextStream;
-    this.#nextStream = id === 0xffff_ffff ? 1 : id + 1;
+    this.#nextStream = id === 0xffff_ffff ? FIRST_STREAM : id + 1;
     if (this.#streams.has(id)) throw new VmforkError('VMF_INTERNAL', `stream ${id} is still open`);
     this.#streams.set(id, handler);
     this.#retain();
@@ -120,8 +146,7 @@ export class Session {
       if (retained) this.#release();
       retained = false;
     };
-    this.#write({ ...first, stream: id }, payload);
-    return {
+    const stream: OpenStream = {
       send: (header, bytes = NO_BYTES, done) => {
         if (this.#streams.get(id) === handler) this.#write({ ...header, stream: id }, bytes, done);
         else done?.(this.#error ?? new VmforkError('VMF_GONE', 'the stream has ended'));
@@ -132,6 +157,7 @@ export class Session {
       },
       unref,
     };
+    return { id, stream };
   }
 
   /** Brings the agent to rest. Until {@link thaw}, what callers send is kept back. */
@@ -193,6 +219,7 @@ export class Session {
     this.#hello.reject(error);
     this.#quiesced?.reply.reject(error);
     this.#resumed?.reply.reject(error);
+    this.forkPoints.fail(error);
     for (const { reply } of this.#pings.values()) reply.reject(error);
     this.#pings.clear();
     for (const { done } of this.#held?.splice(0) ?? []) done?.(error);
@@ -244,6 +271,9 @@ export class Session {
       case FrameType.LOG:
         this.#events.onLog?.(frame.value, frame.payload.toString('utf8'));
         break;
+      case FrameType.FORK_POINT:
+        this.#onForkPoint(frame);
+        break;
       case FrameType.ERROR:
         this.#onError(frame);
         break;
@@ -279,6 +309,11 @@ export class Session {
       throw new VmforkError('VMF_PROTOCOL', 'unexpected RESUMED');
     this.#resumed.reply.resolve(parseResumed(frame));
     this.#resumed = null;
+  }
+
+  #onForkPoint(frame: Frame): void {
+    const name = this.forkPoints.update(frame);
+    if (name !== null) this.#events.onForkPoint?.(name);
   }
 
   // The only request on stream 0 that the agent may refuse is RESUME.

@@ -3,7 +3,12 @@
 
 import { randomBytes } from 'node:crypto';
 import { VmforkError } from '../errors.js';
-import { type Acknowledgement, encodeResume, type IdentityBytes } from '../exec/messages.js';
+import {
+  type Acknowledgement,
+  encodeResume,
+  type IdentityBytes,
+  ResumeKind,
+} from '../exec/messages.js';
 import type { Session } from '../exec/session.js';
 import type { WaitOptions } from '../waiting.js';
 
@@ -42,7 +47,11 @@ export function createIdentity(cid: number, hostname?: string): Identity {
 }
 
 /** The `RESUME` frame for an identity, with fresh entropy and the wall clock of this moment. */
-export function encodeIdentity(value: number, identity: Identity): Buffer {
+export function encodeIdentity(
+  value: number,
+  identity: Identity,
+  kind: number = ResumeKind.NEW_MACHINE,
+): Buffer {
   const bytes: IdentityBytes = {
     generationId: Buffer.from(identity.generationId, 'hex'),
     entropy: randomBytes(ENTROPY_BYTES),
@@ -52,7 +61,7 @@ export function encodeIdentity(value: number, identity: Identity): Buffer {
     cid: identity.cid,
     bootId: identity.bootId,
   };
-  return encodeResume(value, bytes);
+  return encodeResume(value, bytes, kind);
 }
 
 /**
@@ -88,7 +97,8 @@ export async function settleClock(
   for (let attempt = 0; attempt < CLOCK_ATTEMPTS && skewMs(answer) > MAX_SKEW_MS; attempt++) {
     await session.quiesce(limits);
     const value = attempt + 1;
-    answer = await session.resume(value, encodeIdentity(value, identity), limits);
+    const frame = encodeIdentity(value, identity, ResumeKind.SAME_MACHINE);
+    answer = await session.resume(value, frame, limits);
   }
 }
 

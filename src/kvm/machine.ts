@@ -4,8 +4,7 @@ import type { Socket } from 'node:net';
 import { debug, logChannel, stateChannel } from '../diagnostics.js';
 import { fromNative, isErrorCode, VmforkError } from '../errors.js';
 import { failStream } from '../exec/byte-streams.js';
-import type { AgentInfo } from '../exec/messages.js';
-import { Session } from '../exec/session.js';
+import { Session, type SessionPast } from '../exec/session.js';
 import { ConnectionListener, dropFd, socketFromFd } from '../exec/sockets.js';
 import type { NativeMemory, NativeSnapshot, NativeVm } from '../native.js';
 import { Deferred, type WaitOptions, withLimits } from '../waiting.js';
@@ -22,6 +21,14 @@ const REASON_GRACE_MS = 500;
 export interface MachineObserver {
   onState(to: VmState, from: VmState): void;
   onExit(reason: VmforkError): void;
+  onForkPoint(name: string): void;
+}
+
+/** A frozen machine and what is known of it at that moment. */
+export interface Frozen {
+  native: NativeSnapshot;
+  /** Names of the fork points at which processes wait. */
+  forkPoints: readonly string[];
 }
 
 export class Machine implements VmEventSink {
@@ -79,9 +86,9 @@ export class Machine implements VmEventSink {
   }
 
   /** The session of a clone: its channel is open from the first moment. */
-  openControl(agent: AgentInfo): Session {
+  openControl(past: SessionPast): Session {
     try {
-      return this.#openSession(socketFromFd(this.#native.takeControlFd()), agent);
+      return this.#openSession(socketFromFd(this.#native.takeControlFd()), past);
     } catch (error) {
       throw fromNative(error);
     }
@@ -103,12 +110,13 @@ export class Machine implements VmEventSink {
   }
 
   /** Brings the agent to rest, freezes the machine, and lets it go on. */
-  async freeze(limits: WaitOptions): Promise<NativeSnapshot> {
+  async freeze(limits: WaitOptions): Promise<Frozen> {
     const session = this.sessionFor('snapshot');
     this.#go('freezing');
     try {
       await session.quiesce(limits);
-      return await this.#freezeQuiet();
+      const forkPoints = session.forkPoints.names;
+      return { native: await this.#freezeQuiet(), forkPoints };
     } finally {
       // Also after a failure: QUIESCE has been sent, so the agent rests or is about to.
       if (!this.#gone) {
@@ -205,15 +213,16 @@ export class Machine implements VmEventSink {
     this.console.receive(bytes);
   }
 
-  #openSession(socket: Socket, agent: AgentInfo | null): Session {
+  #openSession(socket: Socket, past: SessionPast | null): Session {
     const events = {
       onClosed: (error: VmforkError) => this.#onSessionClosed(error),
       onLog: (level: number, text: string) => {
         debug('vm %d: agent: %s', this.id, text);
         if (logChannel.hasSubscribers) logChannel.publish({ vm: this.id, level, text });
       },
+      onForkPoint: (name: string) => this.#observer?.onForkPoint(name),
     };
-    this.#session = new Session(socket, events, agent);
+    this.#session = new Session(socket, events, past);
     return this.#session;
   }
 

@@ -1,6 +1,7 @@
 // What a snapshot says about itself: kept as JSON beside its state, and hostile input when it is loaded.
 
 import { VmforkError } from '../errors.js';
+import { isForkPointName, MAX_WAITING } from '../exec/fork-point.js';
 import type { AgentInfo } from '../exec/messages.js';
 import { VERSION } from '../version.js';
 
@@ -21,11 +22,18 @@ export interface SnapshotMetadata {
   /** vsock address of the frozen machine. */
   cid: number;
   agent: AgentInfo;
+  /** Names of the fork points at which processes wait, in the order of their coming. */
+  forkPoints: readonly string[];
 }
 
-export function createMetadata(guest: string, cid: number, agent: AgentInfo): SnapshotMetadata {
+export function createMetadata(
+  guest: string,
+  cid: number,
+  agent: AgentInfo,
+  forkPoints: readonly string[],
+): SnapshotMetadata {
   const createdAt = new Date().toISOString();
-  return { format: FORMAT, vmforkVersion: VERSION, createdAt, guest, cid, agent };
+  return { format: FORMAT, vmforkVersion: VERSION, createdAt, guest, cid, agent, forkPoints };
 }
 
 /** Reads metadata back; throws `VMF_SNAPSHOT_INVALID` or `VMF_SNAPSHOT_INCOMPATIBLE`. */
@@ -42,7 +50,13 @@ export function parseMetadata(json: string): SnapshotMetadata {
   for (const field of AGENT_TEXTS) assertType(`metadata.agent.${field}`, agent[field], 'string');
   for (const field of AGENT_NUMBERS) assertType(`metadata.agent.${field}`, agent[field], 'number');
   assertType('metadata.cid', value.cid, 'number');
+  assertForkPoints(value.forkPoints);
   return value as unknown as SnapshotMetadata;
+}
+
+function assertForkPoints(names: unknown): void {
+  if (Array.isArray(names) && names.length <= MAX_WAITING && names.every(isForkPointName)) return;
+  throw new VmforkError('VMF_SNAPSHOT_INVALID', 'metadata.forkPoints is not a list of names');
 }
 
 function parseJson(json: string): unknown {

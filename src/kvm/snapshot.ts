@@ -3,13 +3,18 @@
 import { resolve } from 'node:path';
 import { forkChannel } from '../diagnostics.js';
 import { fromNative, VmforkError } from '../errors.js';
+import { expectRelease, type FirstRelease, prepareRelease } from '../exec/release.js';
 import type { Session } from '../exec/session.js';
+import type { Tunnel } from '../exec/tunnel.js';
 import type { NativeSnapshot, NativeSnapshotInfo } from '../native.js';
 import {
   checkOptions,
+  checkValue,
   FORK_OPTIONS,
   type ForkOptions,
+  type ForkPayload,
   object,
+  PAYLOAD,
   type Rules,
   WAIT_OPTIONS,
 } from '../options.js';
@@ -25,7 +30,7 @@ import {
 import { Machine } from './machine.js';
 import { createMetadata, parseMetadata, type SnapshotMetadata } from './metadata.js';
 import type { CachedOptions } from './template-cache.js';
-import { type Timing, Vm } from './vm.js';
+import { type Timing, Vm, type VmParts } from './vm.js';
 
 const DEFAULT_IDENTITY_TIMEOUT_MS = 30_000;
 const DEFAULT_CONSOLE_BYTES = 64 * 1024;
@@ -87,19 +92,23 @@ export class Snapshot {
 
   /**
    * A new VM whose memory is a copy-on-write view of this one. It has acknowledged its own identity when this resolves.
-   * Rejects with `VMF_IDENTITY`, `VMF_TOO_MANY_FILES`, `VMF_TOO_MANY_MAPS`, `VMF_NO_MEMORY`. With `count`: so many, in
-   * parallel; when one fails, all are destroyed.
+   * Rejects with `VMF_IDENTITY`, `VMF_TOO_MANY_FILES`, `VMF_TOO_MANY_MAPS`, `VMF_NO_MEMORY`, and `VMF_FORK_POINT` when
+   * nobody waits for the payload. With `count`: so many, in parallel; when one fails, all are destroyed.
    */
   fork(options: ForkOptions & { count: number }): Promise<Clone[]>;
   fork(options?: ForkOptions): Promise<Clone>;
   async fork(options: ForkOptions = {}): Promise<Clone | Clone[]> {
     checkOptions('fork', FORK_OPTIONS, options);
     this.#open();
-    if (options.count === undefined) return this.#forkInTurn(options, options.hostname);
+    if (options.count === undefined) {
+      return this.#forkInTurn(options, options.hostname, this.#release(options, 0));
+    }
     const { count, hostname } = options;
-    const forks = Array.from({ length: count }, (_, index) =>
-      this.#forkInTurn(options, hostname === undefined ? undefined : `${hostname}-${index}`),
-    );
+    const releases = Array.from({ length: count }, (_, index) => this.#release(options, index));
+    const forks = releases.map((release, index) => {
+      const name = hostname === undefined ? undefined : `${hostname}-${index}`;
+      return this.#forkInTurn(options, name, release);
+    });
     return allOrNone(forks);
   }
 
@@ -128,37 +137,60 @@ export class Snapshot {
     return this.#native;
   }
 
-  #forkInTurn(options: ForkOptions, hostname: string | undefined): Promise<Clone> {
+  #release({ payload }: ForkOptions, index: number): FirstRelease | null {
+    if (payload === undefined) return null;
+    const own: ForkPayload = typeof payload === 'function' ? payload(index) : payload;
+    checkValue('payload', PAYLOAD, own);
+    return prepareRelease(this.metadata.forkPoints, own);
+  }
+
+  #forkInTurn(
+    options: ForkOptions,
+    hostname: string | undefined,
+    release: FirstRelease | null,
+  ): Promise<Clone> {
     throwIfAborted('fork', options.signal);
     return this.#engine.forkSlots.run('fork', options.signal, () =>
-      this.#forkNow(options, hostname),
+      this.#forkNow(options, hostname, release),
     );
   }
 
-  async #forkNow(options: ForkOptions, hostname: string | undefined): Promise<Clone> {
+  async #forkNow(
+    options: ForkOptions,
+    hostname: string | undefined,
+    release: FirstRelease | null,
+  ): Promise<Clone> {
     const clock = new StageClock();
     const engine = this.#engine;
     const identity = createIdentity(engine.newCid(), hostname);
     const native = this.#open();
-    const controlBytes = encodeIdentity(FORK_RESUME, identity);
+    const resume = encodeIdentity(FORK_RESUME, identity);
+    const controlBytes = release ? Buffer.concat([resume, release.bytes]) : resume;
     const consoleBytes = options.consoleBytes ?? DEFAULT_CONSOLE_BYTES;
     clock.mark('identity');
     const forkOptions = { cid: identity.cid, controlBytes, consoleBytes };
     const machine = await engine.fork(native, forkOptions, (vm) => new Machine(engine, vm));
     clock.mark('fork');
     try {
-      const session = machine.openControl(this.metadata.agent);
+      const session = machine.openControl(this.metadata);
+      const forkPoint = release && expectRelease(session, release);
       await this.#acknowledge(session, identity, options);
+      await forkPoint?.opened;
       clock.mark('acknowledge');
       machine.ready();
+      return this.#handOver(machine, identity, clock, forkPoint);
     } catch (error) {
       await machine.destroy();
       throw error;
     }
-    return this.#handOver(machine, identity, clock);
   }
 
-  #handOver(machine: Machine, identity: Identity, clock: StageClock): Clone {
+  #handOver(
+    machine: Machine,
+    identity: Identity,
+    clock: StageClock,
+    forkPoint: Tunnel | null,
+  ): Clone {
     const native = machine.stages.map(({ name, ns }) => ({ stage: `fork.${name}`, ns }));
     const timings = [...clock.stages, ...native];
     const clone = new Clone({
@@ -167,6 +199,7 @@ export class Snapshot {
       agent: this.metadata.agent,
       guest: this.metadata.guest,
       timings,
+      forkPoint,
     });
     if (forkChannel.hasSubscribers) forkChannel.publish({ vm: clone.id, timings });
     return clone;
@@ -193,6 +226,15 @@ export class Snapshot {
 
 /** A VM made by `snapshot.fork()`. */
 export class Clone extends Vm {
+  /** The stream to the process that got the payload of `fork()`, null without one. */
+  readonly forkPoint: Tunnel | null;
+
+  /** @internal Use `snapshot.fork()`. */
+  constructor(parts: VmParts & { forkPoint: Tunnel | null }) {
+    super(parts);
+    this.forkPoint = parts.forkPoint;
+  }
+
   /** Freezes this clone; it goes on afterwards. A fork of the result is a fork of a fork. */
   snapshot(options: WaitOptions = {}): Promise<Snapshot> {
     return takeSnapshot(this.machine, this, options);
@@ -207,8 +249,9 @@ export async function takeSnapshot(
 ): Promise<Snapshot> {
   checkOptions('snapshot', WAIT_OPTIONS, options);
   throwIfAborted('snapshot', options.signal);
-  const native = await machine.freeze(options);
-  return new Snapshot(machine.engine, native, createMetadata(vm.guest, vm.identity.cid, vm.agent));
+  const { native, forkPoints } = await machine.freeze(options);
+  const metadata = createMetadata(vm.guest, vm.identity.cid, vm.agent, forkPoints);
+  return new Snapshot(machine.engine, native, metadata);
 }
 
 export const ENGINE_OPTION: Rules = {

@@ -5,18 +5,30 @@ import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import type { VmforkError } from '../errors.js';
 import { Command } from '../exec/command.js';
+import { dialTcp, dialUnix } from '../exec/dial.js';
 import { type ExecResult, execute } from '../exec/exec.js';
 import { readGuestFile, writeGuestFile } from '../exec/files.js';
+
 import type { AgentInfo } from '../exec/messages.js';
+import { releaseForkPoint } from '../exec/release.js';
 import type { ConnectionListener } from '../exec/sockets.js';
+import type { Tunnel } from '../exec/tunnel.js';
 import type { NativeMemory } from '../native.js';
 import {
+  CONNECT_TCP_OPTIONS,
+  type ConnectTcpOptions,
+  checkGuestPath,
   checkOptions,
   checkValue,
   type ExecOptions,
+  FORK_POINT_OPTIONS,
+  type ForkPayload,
+  type ForkPointOptions,
+  PAYLOAD,
   PORT,
   type ReadFileOptions,
   type SpawnOptions,
+  TCP_PORT,
   WAIT_OPTIONS,
   type WriteFileOptions,
 } from '../options.js';
@@ -46,6 +58,8 @@ interface VmEvents {
   state: [to: VmState, from: VmState];
   /** It ended, by itself or by destroy(); the error's cause says why. */
   exit: [reason: VmforkError];
+  /** A process of the guest waits to be forked at this fork point. */
+  forkPoint: [name: string];
 }
 
 /**
@@ -74,6 +88,7 @@ export abstract class Vm extends EventEmitter<VmEvents> {
     machine.observe({
       onState: (to, from) => this.emit('state', to, from),
       onExit: (reason) => this.emit('exit', reason),
+      onForkPoint: (name) => this.emit('forkPoint', name),
     });
   }
 
@@ -127,6 +142,39 @@ export abstract class Vm extends EventEmitter<VmEvents> {
     checkOptions('connect', WAIT_OPTIONS, options);
     throwIfAborted('connect', options.signal);
     return this.machine.connect(port, options);
+  }
+
+  /**
+   * Dials a TCP port of the guest, 1 to 65535; no network device is needed. Rejects with `VMF_CONNECTION_REFUSED` and the
+   * guest's errno. The stream fails with `VMF_CONNECTION_LOST` when the program resets it.
+   */
+  async connectTcp(port: number, options: ConnectTcpOptions = {}): Promise<Tunnel> {
+    checkValue('port', TCP_PORT, port);
+    checkOptions('connectTcp', CONNECT_TCP_OPTIONS, options);
+    return dialTcp(this.machine.sessionFor('connectTcp'), port, options);
+  }
+
+  /** Dials a Unix stream socket by its absolute path in the guest; else like {@link connectTcp}. */
+  async connectUnix(path: string, options: WaitOptions = {}): Promise<Tunnel> {
+    checkGuestPath('connectUnix', path);
+    checkOptions('connectUnix', WAIT_OPTIONS, options);
+    return dialUnix(this.machine.sessionFor('connectUnix'), path, options);
+  }
+
+  /** Resolves with its name once a process of the guest waits to be forked (docs/fork-points.md). */
+  async waitForForkPoint({ name, ...limits }: ForkPointOptions = {}): Promise<string> {
+    checkOptions('waitForForkPoint', FORK_POINT_OPTIONS, { name, ...limits });
+    return this.machine.sessionFor('waitForForkPoint').forkPoints.wait(name, limits);
+  }
+
+  /**
+   * Gives a waiting process its payload here, without a fork; resolves with the stream to it. Rejects with
+   * `VMF_FORK_POINT` when no process waits.
+   */
+  async releaseForkPoint(payload: ForkPayload = {}, limits: WaitOptions = {}): Promise<Tunnel> {
+    checkValue('payload', PAYLOAD, payload);
+    checkOptions('releaseForkPoint', WAIT_OPTIONS, limits);
+    return releaseForkPoint(this.machine.sessionFor('releaseForkPoint'), payload, limits);
   }
 
   /** Accepts connections that the guest makes to this port of CID 2, until closed, aborted, or the VM ends. */

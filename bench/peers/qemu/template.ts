@@ -145,7 +145,8 @@ export class QemuTemplate {
 }
 
 function newSession(socket: Socket, agent: AgentInfo | null): Session {
-  const session: Session = new Session(socket, { onClosed: (error) => session.fail(error) }, agent);
+  const past = agent && { agent, forkPoints: [] };
+  const session: Session = new Session(socket, { onClosed: (error) => session.fail(error) }, past);
   return session;
 }
 

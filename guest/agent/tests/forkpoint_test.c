@@ -1,4 +1,4 @@
-// Processes that wait to be forked: their greeting, their payload, and what becomes of their socket.
+// Processes that wait to be forked: greeting, payload, and what becomes of their socket.
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -128,8 +128,13 @@ static void a_wrong_greeting_is_hung_up_on(void) {
   static const char kLong[] =
       "FORK-POINT 1 0123456789012345678901234567890123456789012345678901234567890123456789\n";
   static const char* const kWrong[] = {
-      "HELLO\n", "FORK-POINT 2 a\n", "FORK-POINT 1 \n", "FORK-POINT 1 a b\n",
-      "\n",      "FORK-POINT 1 a\nmore", kLong,
+      "HELLO\n",
+      "FORK-POINT 2 a\n",
+      "FORK-POINT 1 \n",
+      "FORK-POINT 1 a b\n",
+      "\n",
+      "FORK-POINT 1 a\nmore",
+      kLong,
   };
   struct peer* peer = start_with_a_child();
   for (size_t i = 0; i < sizeof kWrong / sizeof kWrong[0]; i++) {

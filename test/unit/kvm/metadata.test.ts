@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { createMetadata, parseMetadata } from '#src/kvm/metadata.js';
 
 const agent = { generation: 1, build: 'b', kernel: '6.1', cpus: 1, bootNs: 5, bootNonce: '00' };
-const metadata = createMetadata('guest', 3, agent);
+const metadata = createMetadata('guest', 3, agent, ['warm', 'warm']);
 
 test('reads back what was written', () => {
   expect(parseMetadata(JSON.stringify(metadata))).toEqual(metadata);
@@ -24,6 +24,9 @@ test.each([
   [JSON.stringify({ ...metadata, cid: 'x' }), /metadata.cid is not a number/],
   [JSON.stringify({ ...metadata, agent: { ...agent, build: 1 } }), /agent.build is not a string/],
   [JSON.stringify({ ...metadata, agent: undefined }), /agent is not an object/],
+  [JSON.stringify({ ...metadata, forkPoints: undefined }), /forkPoints is not a list of names/],
+  [JSON.stringify({ ...metadata, forkPoints: ['no space'] }), /forkPoints is not a list of names/],
+  [JSON.stringify({ ...metadata, forkPoints: Array(17).fill('x') }), /forkPoints is not a list/],
 ])('refuses %j and says why', (json, message) => {
   expect(() => parseMetadata(json)).toThrow(
     expect.objectContaining({
