@@ -189,9 +189,9 @@ static void pump_output(struct stream* stream, int index) {
   ssize_t count = read(output->fd, place, asked);
   if (count > 0) {
     pass_on(stream, index, (uint32_t)count);
-    // A pipe hands over all it has; a terminal gives a line or a piece at a time, and a socket
-    // may have told of its end together with its last bytes.
-    output->ready = stream->pty || stream->kind == kTunnel || output->final ||
+    // A pipe hands over all it has; a terminal gives a line or a piece at a time. A socket, and the
+    // pipes of a process that has ended, may have told of their end together with the last bytes.
+    output->ready = stream->pty || stream->kind == kTunnel || stream->exited || output->final ||
                     (uint32_t)count == asked;
   } else if (count < 0 && errno == EAGAIN) {
     output->ready = output->final;

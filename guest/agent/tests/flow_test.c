@@ -1,4 +1,5 @@
 // Streams under credit: big outputs, stalled readers and writers, and a host that breaks the rules.
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -185,6 +186,24 @@ static void frames_arrive_in_any_pieces(void) {
   peer_stop(peer);
 }
 
+// A starved agent finds bytes, the end of the pipe and the end of the process in one wake-up.
+static void the_end_of_a_command_is_seen_together_with_its_last_bytes(void) {
+  struct peer* peer = peer_start();
+  struct result results[3] = {0};
+  peer_exec(peer, 1, kExecNoStdin, ARGV("sh", "-c", "sleep 0.2; echo late"));
+  CHECK(peer_expect(peer, kStarted, 1));
+  results[1].started = true;
+  kill(peer->pid, SIGSTOP);
+  poll(NULL, 0, 500);
+  peer_exec(peer, 2, kExecNoStdin, ARGV("true"));
+  kill(peer->pid, SIGCONT);
+  // The first one is over before the second one starts: it must not wait for the grace.
+  while (!results[2].ended && peer_read(peer, kPatienceMs)) result_take(peer, results);
+  CHECK(results[1].ended && strcmp(results[1].head[0], "late\n") == 0);
+  CHECK(results[1].eof[0] && results[1].eof[1]);
+  peer_stop(peer);
+}
+
 static void an_unknown_type_is_answered_and_survived(void) {
   struct peer* peer = peer_start();
   struct frame unknown = {.length = 1, .type = 200, .flags = 4, .stream = 9, .aux = 1};
@@ -210,5 +229,6 @@ void flow_tests(void) {
   TEST(data_without_credit_ends_the_connection);
   TEST(broken_headers_end_the_connection);
   TEST(frames_arrive_in_any_pieces);
+  TEST(the_end_of_a_command_is_seen_together_with_its_last_bytes);
   TEST(an_unknown_type_is_answered_and_survived);
 }
