@@ -44,6 +44,10 @@ export const ERROR_CODES = {
     summary: 'nobody listens on that port or socket of the guest',
     hint: 'start the listener in the guest first; connections do not survive a fork',
   },
+  VMF_DISK: {
+    summary: 'a disk cannot be attached, detached or copied',
+    hint: 'the message says why: the drive is in use, empty or read-only, or the file is missing, not permitted or no disk',
+  },
   VMF_EMULATION: {
     summary: 'the guest ran an instruction that nobody can emulate',
     hint: 'the message names bytes and address; boot the kernel with the command line vmfork proposes',

@@ -45,6 +45,18 @@ export interface NativeForkOptions {
   consoleBytes: number;
 }
 
+/** A disk for one of a VM's two drives: 0 is read-only, 1 is not. */
+export interface NativeDiskOptions {
+  /** A regular file or block device; null for a scratch disk, which is sparse and goes with the VM. */
+  path: string | null;
+  /** Whether `path` is opened for reading only. Drive 0 takes nothing else. */
+  readOnly: boolean;
+  /** Size of a scratch disk, a multiple of 512; 0 with `path`. */
+  scratchBytes: number;
+  /** What the guest reads as the disk's serial number; at most 20 bytes of it count. */
+  serial: string;
+}
+
 /** Nanoseconds per stage, in the order they ran. */
 export interface NativeStage {
   name: string;
@@ -80,6 +92,13 @@ export interface NativeVm {
   resume(): Promise<void>;
   /** Freezes a paused VM into a snapshot. The VM stays paused. */
   snapshot(): Promise<NativeSnapshot>;
+  /**
+   * Puts a disk into a drive; resolves when the guest has been interrupted, which then finds the new size in its own time.
+   * Fails with `VMF_DISK`: the drive is in use or read-only, or the file will not do.
+   */
+  attachDisk(drive: number, options: NativeDiskOptions): Promise<void>;
+  /** Finishes requests under way and leaves the drive empty. Fails with `VMF_DISK` when it is empty already. */
+  detachDisk(drive: number): Promise<void>;
   /** Dials a port of the guest; resolves with an fd of a connected Unix stream socket. */
   connect(port: number): Promise<number>;
   listen(port: number): void;
@@ -127,7 +146,8 @@ export interface NativeEngine {
 export interface NativeAddon {
   probeHost(): NativeHostInfo;
   /** One engine: its own event loop threads and workers. `onEvent` is called on JavaScript's thread. */
-  createEngine(onEvent: (event: NativeEvent) => void): NativeEngine;
+  /** Scratch disks are nameless files in `scratchDirectory`, which is made when it is needed; in memory without one. */
+  createEngine(onEvent: (event: NativeEvent) => void, scratchDirectory?: string): NativeEngine;
 
   version(): string;
 }

@@ -51,6 +51,8 @@ std::string_view ErrorCodeName(ErrorCode code) {
       return "VMF_GUEST_IO";
     case ErrorCode::kConnectionRefused:
       return "VMF_CONNECTION_REFUSED";
+    case ErrorCode::kDisk:
+      return "VMF_DISK";
     case ErrorCode::kTimeout:
       return "VMF_TIMEOUT";
   }

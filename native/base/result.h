@@ -35,6 +35,7 @@ enum class ErrorCode {
   kEmulation,             // an instruction nobody can emulate
   kGuestIo,               // the guest broke a device's rules beyond repair
   kConnectionRefused,     // nobody listens on the guest's port
+  kDisk,                  // a disk cannot be attached, detached or copied
   kTimeout,
 };
 

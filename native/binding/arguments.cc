@@ -17,6 +17,8 @@ constexpr Range kConsoleBytes = {0, 16u << 20};
 constexpr Range kMemoryBytes = {0, uint64_t{1} << 40};
 constexpr Range kVcpus = {1, 8};
 constexpr uint32_t kMostDisks = 4;
+constexpr Range kScratchBytes = {0, uint64_t{1} << 44};
+constexpr size_t kMostSerialBytes = 64;
 constexpr size_t kMostCmdlineBytes = 64u << 10;
 // Must fit a fresh Unix socket's send buffer, whose default is 208 KiB (net.core.wmem_default).
 constexpr size_t kMostControlBytes = 64u << 10;
@@ -120,6 +122,19 @@ ForkOptions ToForkOptions(const Napi::Value& value) {
   options.cid = static_cast<uint32_t>(ToInteger(object.Get("cid"), "cid", kCids));
   options.control_bytes = ToBytes(object.Get("controlBytes"), "controlBytes", kMostControlBytes);
   options.console_bytes = ToInteger(object.Get("consoleBytes"), "consoleBytes", kConsoleBytes);
+  return options;
+}
+
+DiskOptions ToDiskOptions(const Napi::Value& value) {
+  const Napi::Object object = ToObject(value, "options");
+  DiskOptions options;
+  const Napi::Value path = object.Get("path");
+  if (!path.IsNull()) options.path = ToPath(path, "path");
+  options.read_only = ToBoolean(object.Get("readOnly"), "readOnly");
+  options.scratch_bytes = ToInteger(object.Get("scratchBytes"), "scratchBytes", kScratchBytes);
+  options.serial = ToText(object.Get("serial"), "serial", kMostSerialBytes);
+  if (options.path.empty() && (options.scratch_bytes == 0 || options.scratch_bytes % 512 != 0))
+    throw OptionsError(value.Env(), "scratchBytes must be a multiple of 512");
   return options;
 }
 

@@ -30,5 +30,6 @@ Napi::Function ToFunction(const Napi::Value& value, const char* name);
 
 BootOptions ToBootOptions(const Napi::Value& value);
 ForkOptions ToForkOptions(const Napi::Value& value);
+DiskOptions ToDiskOptions(const Napi::Value& value);
 
 }  // namespace vmfork

@@ -22,7 +22,9 @@ napi_value EngineObject::Create(napi_env raw_env, napi_callback_info raw_info) {
     const Napi::CallbackInfo info(raw_env, raw_info);
     const Napi::Env env = info.Env();
     const Napi::Function on_event = ToFunction(info[0], "onEvent");
-    auto engine = OrThrow(env, Engine::Create());
+    std::string scratch_directory;
+    if (!info[1].IsUndefined()) scratch_directory = ToPath(info[1], "scratchDirectory");
+    auto engine = OrThrow(env, Engine::Create(std::move(scratch_directory)));
     auto handle = std::make_shared<EngineHandle>(std::move(engine), EventPump::Open(env, on_event));
     EnvData::Of(env).engines.insert(handle);
     return NewObject(env, std::make_unique<EngineObject>(std::make_shared<EngineLease>(handle)));

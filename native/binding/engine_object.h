@@ -17,7 +17,7 @@ class EngineObject {
   static constexpr auto kClass = &EnvData::engine_class;
 
   static void Define(Napi::Env env);
-  // NativeAddon.createEngine(onEvent)
+  // NativeAddon.createEngine(onEvent, scratchDirectory)
   static napi_value Create(napi_env env, napi_callback_info info);
 
   explicit EngineObject(std::shared_ptr<EngineLease> lease) : lease_(std::move(lease)) {}

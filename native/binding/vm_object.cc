@@ -13,6 +13,7 @@ namespace vmfork {
 
 namespace {
 
+constexpr Range kDrives = {0, kMediaSlots - 1};
 constexpr Range kSampleCounts = {1, 1'000'000};
 constexpr Range kSampleIntervalsUs = {0, 1'000'000};
 
@@ -41,6 +42,8 @@ void VmObject::Define(Napi::Env env) {
                               MethodOf<VmObject, &VmObject::Pause>("pause"),
                               MethodOf<VmObject, &VmObject::Resume>("resume"),
                               MethodOf<VmObject, &VmObject::TakeSnapshot>("snapshot"),
+                              MethodOf<VmObject, &VmObject::AttachDisk>("attachDisk"),
+                              MethodOf<VmObject, &VmObject::DetachDisk>("detachDisk"),
                               MethodOf<VmObject, &VmObject::Connect>("connect"),
                               MethodOf<VmObject, &VmObject::Listen>("listen"),
                               MethodOf<VmObject, &VmObject::Unlisten>("unlisten"),
@@ -112,6 +115,18 @@ Napi::Value VmObject::TakeSnapshot(const Info& info) {
       [lease = lease_](Napi::Env env, std::shared_ptr<Snapshot>& snapshot) {
         return SnapshotObject::Make(env, lease, std::move(snapshot));
       });
+}
+
+Napi::Value VmObject::AttachDisk(const Info& info) {
+  const size_t drive = ToInteger(info[0], "drive", kDrives);
+  return RunWithVm(info, [drive, options = ToDiskOptions(info[1])](Vm& vm) {
+    return vm.AttachDisk(drive, options);
+  });
+}
+
+Napi::Value VmObject::DetachDisk(const Info& info) {
+  const size_t drive = ToInteger(info[0], "drive", kDrives);
+  return RunWithVm(info, [drive](Vm& vm) { return vm.DetachDisk(drive); });
 }
 
 // The answer comes from a device's thread, any time later; the request is a job because it may wait

@@ -37,6 +37,8 @@ class VmObject {
   Napi::Value Pause(const Info& info);
   Napi::Value Resume(const Info& info);
   Napi::Value TakeSnapshot(const Info& info);
+  Napi::Value AttachDisk(const Info& info);
+  Napi::Value DetachDisk(const Info& info);
   Napi::Value Connect(const Info& info);
   Napi::Value Listen(const Info& info);
   Napi::Value Unlisten(const Info& info);

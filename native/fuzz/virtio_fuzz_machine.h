@@ -16,6 +16,8 @@
 #include "base/byte_io.h"
 #include "base/event_fd.h"
 #include "base/event_loop.h"
+#include "base/worker_pool.h"
+#include "devices/virtio/block_medium.h"
 #include "devices/virtio/mmio_transport.h"
 
 namespace vmfork::fuzzing {
@@ -30,6 +32,14 @@ inline EventLoop& Loop() {
 inline const EventFd& Interrupt() {
   static const EventFd interrupt = EventFd::Create().value();
   return interrupt;
+}
+
+inline WorkerPool& DiskThreads() {
+  static WorkerPool threads(2, "fuzz-disk");
+  return threads;
+}
+inline BlockDisk ScratchDisk(uint64_t size_bytes) {
+  return {.medium = BlockMedium::MakeScratch(size_bytes, {}).value(), .serial = "fuzz"};
 }
 
 struct Ram {

@@ -33,9 +33,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     RngDevice device;
     RestoreInto(device, in, [] {});
   } else if (choice == 1) {
-    BlockDevice device(std::make_shared<const File>(UniqueFd(::memfd_create("disk", MFD_CLOEXEC)),
-                                                    uint64_t{4096}, int64_t{0}),
-                       "fuzz");
+    BlockDevice device(DiskThreads(), BlockDevice::Access::kReadWrite, ScratchDisk(4096));
     RestoreInto(device, in, [] {});
   } else {
     VsockDevice device(Loop(), 3, 1024);

@@ -16,16 +16,6 @@ using namespace vmfork::fuzzing;
 constexpr uint64_t kAllFeatures = 1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_RING_F_INDIRECT_DESC |
                                   1ULL << VIRTIO_RING_F_EVENT_IDX;
 
-std::shared_ptr<const File> Disk() {
-  static const std::shared_ptr<const File> disk = [] {
-    UniqueFd fd(::memfd_create("disk", MFD_CLOEXEC));
-    const std::vector<std::byte> content(8192, std::byte{0x5a});
-    std::ignore = WriteFully(fd.Get(), content, 0);
-    return std::make_shared<const File>(std::move(fd), content.size(), 0);
-  }();
-  return disk;
-}
-
 template <typename Device>
 void Drive(Device& device, Device& fresh, bool start, ByteReader& in) {
   Ram ram;
@@ -53,8 +43,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       break;
     }
     case 1: {
-      BlockDevice device(Disk(), "fuzz");
-      BlockDevice fresh(Disk(), "fuzz");
+      const auto access =
+          (choice & 8) != 0 ? BlockDevice::Access::kReadWrite : BlockDevice::Access::kReadOnly;
+      static const BlockDisk disk = ScratchDisk(8192);
+      BlockDevice device(DiskThreads(), access, disk);
+      BlockDevice fresh(DiskThreads(), access, disk);
       Drive(device, fresh, start, in);
       break;
     }

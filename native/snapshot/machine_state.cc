@@ -51,34 +51,64 @@ void PutSection(ByteWriter& out, Tag tag, const std::function<void(ByteWriter&)>
   out.PutBytes(section.Bytes());
 }
 
+// A drive holds nothing, an image known by its path, or a scratch disk, whose content is a file
+// beside this one.
+enum class DriveContent : uint8_t { kEmpty = 0, kImage = 1, kScratch = 2 };
+
+void EncodeDrive(const BlockDisk& disk, ByteWriter& out) {
+  if (disk.medium == nullptr) return out.Put(static_cast<uint8_t>(DriveContent::kEmpty));
+  const bool is_image = !disk.medium->IsWritable();
+  out.Put(static_cast<uint8_t>(is_image ? DriveContent::kImage : DriveContent::kScratch));
+  PutText(out, disk.serial);
+  out.Put(disk.medium->SizeBytes());
+  if (!is_image) return;
+  PutText(out, disk.medium->Path());
+  out.Put(disk.medium->GetIdentity().modified_ns);
+}
+
 void EncodeConfig(const MachineConfig& config, ByteWriter& out) {
   out.Put(config.memory_bytes);
   out.Put(config.vcpus);
   out.Put(config.cid);
   out.Put(static_cast<uint32_t>(config.disks.size()));
-  for (const Disk& disk : config.disks) {
-    PutText(out, disk.path);
-    out.Put(disk.file->Size());
-    out.Put(disk.file->ModifiedNs());
-  }
+  for (const BlockDisk& disk : config.disks) EncodeDrive(disk, out);
+  for (const BlockDisk& disk : config.media) EncodeDrive(disk, out);
 }
 
-Result<void> DecodeDisk(ByteReader& in, MachineConfig& config) {
+Result<std::shared_ptr<const BlockMedium>> DecodeImage(ByteReader& in, uint64_t size_bytes) {
   const std::string path = GetText(in);
-  const auto size = in.Get<uint64_t>();
   const auto modified_ns = in.Get<int64_t>();
   if (!in.Ok() || path.empty() || path.find('\0') != std::string::npos) return Damaged("disk path");
-  VMFORK_TRY(file, File::OpenReadOnly(path, ErrorCode::kSnapshotIncompatible));
+  VMFORK_TRY(medium,
+             BlockMedium::Open(path, BlockMedium::Kind::kImage, ErrorCode::kSnapshotIncompatible));
   // The guest's page cache holds parts of it: a changed file would be seen half old, half new.
-  if (file->Size() != size || file->ModifiedNs() != modified_ns) {
+  if (medium->SizeBytes() != size_bytes || medium->GetIdentity().modified_ns != modified_ns) {
     return Fail(ErrorCode::kSnapshotIncompatible, "load snapshot",
                 path + " has changed since the snapshot was made");
   }
-  config.disks.push_back({path, std::move(file)});
-  return {};
+  return medium;
 }
 
-Result<void> DecodeConfig(ByteReader& in, MachineConfig& config) {
+// The size of a scratch disk, else 0.
+Result<uint64_t> DecodeDrive(ByteReader& in, BlockDisk& disk) {
+  disk = {};
+  const auto content = static_cast<DriveContent>(in.Get<uint8_t>());
+  if (content == DriveContent::kEmpty) return 0;
+  disk.serial = GetText(in);
+  const auto size_bytes = in.Get<uint64_t>();
+  if (!in.Ok()) return Damaged("truncated disk");
+  if (content == DriveContent::kScratch) {
+    if (size_bytes == 0) return Damaged("a scratch disk of no size");
+    return size_bytes;
+  }
+  if (content != DriveContent::kImage) return Damaged("unknown kind of disk");
+  VMFORK_TRY(medium, DecodeImage(in, size_bytes));
+  disk.medium = std::move(medium);
+  return 0;
+}
+
+Result<void> DecodeConfig(ByteReader& in, DecodedMachineState& decoded) {
+  MachineConfig& config = decoded.state.config;
   config.memory_bytes = in.Get<uint64_t>();
   config.vcpus = in.Get<uint32_t>();
   config.cid = in.Get<uint32_t>();
@@ -88,7 +118,15 @@ Result<void> DecodeConfig(ByteReader& in, MachineConfig& config) {
       config.memory_bytes > layout::kMaxRamBytes) {
     return Damaged("implausible configuration");
   }
-  for (uint32_t i = 0; i < disks; ++i) VMFORK_CHECK(DecodeDisk(in, config));
+  config.disks.resize(disks);
+  for (BlockDisk& disk : config.disks) {
+    VMFORK_CHECK(DecodeDrive(in, disk));
+    if (disk.medium == nullptr) return Damaged("a fixed disk that is not an image");
+  }
+  for (size_t i = 0; i < kMediaSlots; ++i) {
+    VMFORK_TRY(scratch_bytes, DecodeDrive(in, config.media[i]));
+    decoded.scratch_bytes[i] = scratch_bytes;
+  }
   return {};
 }
 
@@ -121,7 +159,7 @@ Result<void> DecodeSection(Tag tag, ByteReader& in, DecodedMachineState& decoded
   MachineState& state = decoded.state;
   switch (tag) {
     case Tag::kConfig:
-      return DecodeConfig(in, state.config);
+      return DecodeConfig(in, decoded);
     case Tag::kHost:
       return DecodeHost(in, state);
     case Tag::kCpuid:

@@ -9,24 +9,25 @@
 #include <string>
 #include <vector>
 
-#include "base/file.h"
 #include "base/result.h"
+#include "devices/virtio/block_medium.h"
 #include "kvm/host.h"
 #include "vcpu/vcpu_state.h"
 
 namespace vmfork {
 
-// A read-only image behind a block device. Opened once; every clone shares it.
-struct Disk {
-  std::string path;
-  std::shared_ptr<const File> file;
-};
+// Drives for media that come and go while the guest runs: the first is read-only, the second is
+// not. Every machine has both; the guest names them after its fixed disks.
+inline constexpr size_t kMediaSlots = 2;
 
 struct MachineConfig {
   uint64_t memory_bytes = 0;
   uint32_t vcpus = 1;
   uint32_t cid = 0;
-  std::vector<Disk> disks;
+  std::vector<BlockDisk> disks;  // fixed, read-only images
+  // What is in the drives. In a snapshot, a medium that is written to is a copy of its own, which
+  // each clone copies again.
+  std::array<BlockDisk, kMediaSlots> media;
 };
 
 struct DeviceState {
@@ -49,11 +50,14 @@ struct MachineState {
 };
 
 // The blob: docs/snapshot-format.md.
-inline constexpr uint32_t kSnapshotFormatVersion = 1;
+inline constexpr uint32_t kSnapshotFormatVersion = 2;
 std::vector<std::byte> EncodeMachineState(const MachineState& state, const std::string& metadata);
 
 struct DecodedMachineState {
-  MachineState state;  // disks are opened and compared with what the snapshot saw
+  // Images are opened and compared with what the snapshot saw. Media that are written to lie beside
+  // the blob: their drives are left empty.
+  MachineState state;
+  std::array<uint64_t, kMediaSlots> scratch_bytes{};  // sizes of those; 0: there is none
   std::string metadata;
 };
 // Hostile input. Errors: kSnapshotInvalid (damaged), kSnapshotIncompatible (another format version,

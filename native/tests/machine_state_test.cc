@@ -10,7 +10,7 @@ namespace {
 
 MachineState Sample() {
   MachineState state;
-  state.config = {.memory_bytes = 64 << 20, .vcpus = 2, .cid = 7, .disks = {}};
+  state.config = {.memory_bytes = 64 << 20, .vcpus = 2, .cid = 7, .disks = {}, .media = {}};
   state.host_kind = HostKind::kPvm;
   state.cpu_vendor = "AuthenticAMD";
   state.tsc_khz = 2'600'000;

@@ -1,67 +1,21 @@
-// The read-only disk: reads, range checks, and requests that nobody should
+// The disk as its driver sees it: reads, writes, range checks, and requests that nobody should
 // send.
-#include "devices/virtio/block.h"
-
-#include <linux/virtio_blk.h>
-#include <stdlib.h>
-#include <unistd.h>
-
-#include <random>
-
-#include "tests/test.h"
-#include "tests/virtio_driver.h"
+#include "tests/block_guest.h"
 
 namespace vmfork::testing {
 namespace {
 
-constexpr uint64_t kDiskBytes = 64 * 512;
-
-// An unlinked file with a known content.
-std::shared_ptr<const File> MakeDisk(std::string& content) {
-  std::minstd_rand random{1};
-  content.resize(kDiskBytes);
-  for (char& byte : content) byte = static_cast<char>(random());
-  char path[] = "/tmp/virtio_block_test.XXXXXX";
-  const UniqueFd fd(::mkstemp(path));
-  std::ignore = WriteFully(fd.Get(), std::as_bytes(std::span(content)), 0);
-  auto file = File::OpenReadOnly(path, ErrorCode::kSystem);
-  ::unlink(path);
-  return file.value();
-}
-
-struct DiskMachine {
-  DiskMachine() : m(MakeDisk(content), "serial-number") { m.driver.Start(); }
-
-  struct Answer {
-    uint8_t status = 0xff;
-    std::string data;
-    uint32_t used_bytes = 0;
-  };
-  Answer Request(uint32_t type, uint64_t sector, uint32_t size) {
-    const virtio_blk_outhdr header{type, 0, sector};
-    const uint64_t gpa = m.ram.Allocate(sizeof header + size + 1);
-    std::memcpy(m.ram.At(gpa), &header, sizeof header);
-    std::vector<TestBuffer> chain{{gpa, sizeof header}};
-    if (size > 0) chain.push_back({gpa + sizeof header, size, true});
-    chain.push_back({gpa + sizeof header + size, 1, true});
-    m.driver.queues[0].Add(chain);
-    const auto used = m.driver.Complete(0);
-    if (!used) return {};
-    const auto* bytes = reinterpret_cast<const char*>(m.ram.At(gpa + sizeof header));
-    return {static_cast<uint8_t>(bytes[size]), std::string(bytes, size), used->bytes};
-  }
-
-  std::string content;
-  TestMachine<BlockDevice> m;
-};
+constexpr auto kReadWrite = BlockDevice::Access::kReadWrite;
+constexpr auto kScratch = BlockMedium::Kind::kScratch;
 
 TEST(ReadsSectors) {
   DiskMachine d;
+  const std::string content = RandomContent();
   const auto answer = d.Request(VIRTIO_BLK_T_IN, 3, 4096);
   EXPECT_EQ(answer.status, VIRTIO_BLK_S_OK);
-  EXPECT_TRUE(answer.data == d.content.substr(3 * 512, 4096));
+  EXPECT_TRUE(answer.data == content.substr(3 * 512, 4096));
   EXPECT_EQ(answer.used_bytes, 4097U);
-  EXPECT_TRUE(d.Request(VIRTIO_BLK_T_IN, 63, 512).data == d.content.substr(63 * 512));
+  EXPECT_TRUE(d.Request(VIRTIO_BLK_T_IN, 63, 512).data == content.substr(63 * 512));
 }
 
 TEST(CapacityIsInTheConfigurationSpace) {
@@ -74,23 +28,77 @@ TEST(CapacityIsInTheConfigurationSpace) {
 }
 
 TEST(RangesBeyondTheDiskFail) {
-  DiskMachine d;
+  DiskMachine d(MakeDisk(RandomContent(), kScratch), kReadWrite);
   EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, 64, 512).status, VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, 63, 1024).status, VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, UINT64_MAX, 512).status, VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, UINT64_MAX / 512 + 1, 512).status, VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, 0, 100).status, VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(d.Write(64, std::string(512, 'x')), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(d.Write(0, std::string(100, 'x')), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(d.Clear(VIRTIO_BLK_T_DISCARD, 1, 64), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(d.Clear(VIRTIO_BLK_T_DISCARD, UINT64_MAX, 2), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(d.Clear(VIRTIO_BLK_T_WRITE_ZEROES, 0, UINT32_MAX), VIRTIO_BLK_S_IOERR);
+  EXPECT_TRUE(d.Request(VIRTIO_BLK_T_IN, 0, kDiskBytes).data == RandomContent());
 }
 
-TEST(OtherRequests) {
+TEST(ReadOnlyDiskRefusesChanges) {
   DiskMachine d;
   EXPECT_EQ(d.Request(VIRTIO_BLK_T_FLUSH, 0, 0).status, VIRTIO_BLK_S_OK);
-  EXPECT_EQ(d.Request(VIRTIO_BLK_T_OUT, 0, 0).status, VIRTIO_BLK_S_IOERR);
-  EXPECT_EQ(d.Request(VIRTIO_BLK_T_DISCARD, 0, 0).status, VIRTIO_BLK_S_UNSUPP);
+  EXPECT_EQ(d.Write(0, std::string(512, 'x')), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(d.Clear(VIRTIO_BLK_T_DISCARD, 0, 1), VIRTIO_BLK_S_UNSUPP);
+  EXPECT_EQ(d.Clear(VIRTIO_BLK_T_WRITE_ZEROES, 0, 1), VIRTIO_BLK_S_UNSUPP);
   EXPECT_EQ(d.Request(0x7777'7777, 0, 0).status, VIRTIO_BLK_S_UNSUPP);
   const auto id = d.Request(VIRTIO_BLK_T_GET_ID, 0, 20);
   EXPECT_EQ(id.status, VIRTIO_BLK_S_OK);
   EXPECT_EQ(std::string(id.data.c_str()), "serial-number");
+  EXPECT_EQ(d.Request(VIRTIO_BLK_T_GET_ID, 0, 21).status, VIRTIO_BLK_S_IOERR);
+  // An image in a drive that can be written to.
+  DiskMachine writable(MakeDisk(RandomContent()), kReadWrite);
+  EXPECT_EQ(writable.Write(0, std::string(512, 'x')), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(writable.Clear(VIRTIO_BLK_T_DISCARD, 0, 1), VIRTIO_BLK_S_IOERR);
+}
+
+TEST(WhatIsWrittenIsReadBack) {
+  DiskMachine d(MakeDisk(RandomContent(), BlockMedium::Kind::kFile), kReadWrite);
+  std::string content = RandomContent();
+  EXPECT_EQ(d.Write(5, std::string(1024, 'x')), VIRTIO_BLK_S_OK);
+  content.replace(5 * 512, 1024, 1024, 'x');
+  EXPECT_EQ(d.Request(VIRTIO_BLK_T_FLUSH, 0, 0).status, VIRTIO_BLK_S_OK);
+  EXPECT_TRUE(d.Request(VIRTIO_BLK_T_IN, 0, kDiskBytes).data == content);
+}
+
+TEST(ClearedSectorsReadAsZerosAndTakeNoSpace) {
+  DiskMachine d(MakeDisk(RandomContent(), kScratch), kReadWrite);
+  std::string content = RandomContent();
+  struct stat before{}, after{};
+  ::fstat(d.m.device->Disk().medium->Fd(), &before);
+  EXPECT_EQ(d.Clear(VIRTIO_BLK_T_WRITE_ZEROES, 3, 2), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(d.Clear(VIRTIO_BLK_T_WRITE_ZEROES, 62, 2, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP),
+            VIRTIO_BLK_S_OK);
+  EXPECT_EQ(d.Clear(VIRTIO_BLK_T_DISCARD, 16, 16), VIRTIO_BLK_S_OK);
+  for (auto [sector, sectors] : {std::pair(3, 2), {62, 2}, {16, 16}}) {
+    const auto size = static_cast<size_t>(sectors) * 512;
+    content.replace(static_cast<size_t>(sector) * 512, size, size, '\0');
+  }
+  EXPECT_TRUE(d.Request(VIRTIO_BLK_T_IN, 0, kDiskBytes).data == content);
+  ::fstat(d.m.device->Disk().medium->Fd(), &after);
+  EXPECT_EQ(before.st_blocks - after.st_blocks, 16);
+}
+
+TEST(OddClearRequestsFail) {
+  DiskMachine d(MakeDisk(RandomContent(), kScratch), kReadWrite);
+  EXPECT_EQ(d.Clear(VIRTIO_BLK_T_DISCARD, 0, 1, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP),
+            VIRTIO_BLK_S_UNSUPP);
+  EXPECT_EQ(d.Clear(VIRTIO_BLK_T_WRITE_ZEROES, 0, 1, 2), VIRTIO_BLK_S_UNSUPP);
+  EXPECT_EQ(d.Request(VIRTIO_BLK_T_DISCARD, 0, 0).status, VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(d.Request(VIRTIO_BLK_T_DISCARD, 0, 0, std::string(15, '\0')).status,
+            VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(d.Request(VIRTIO_BLK_T_DISCARD, 0, 0, std::string(17 * 16, '\0')).status,
+            VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(d.Request(VIRTIO_BLK_T_DISCARD, 0, 0, std::string(16 * 16, '\0')).status,
+            VIRTIO_BLK_S_OK);
+  EXPECT_TRUE(d.Request(VIRTIO_BLK_T_IN, 0, kDiskBytes).data == RandomContent());
 }
 
 TEST(RequestWithoutStatusByteBreaksTheRing) {
@@ -102,6 +110,7 @@ TEST(RequestWithoutStatusByteBreaksTheRing) {
 
 TEST(BuffersCutAnywhere) {
   DiskMachine d;
+  const std::string content = RandomContent();
   const virtio_blk_outhdr header{VIRTIO_BLK_T_IN, 0, 1};
   const uint64_t gpa = d.m.ram.Allocate(1024);
   std::memcpy(d.m.ram.At(gpa), &header, sizeof header);
@@ -111,8 +120,32 @@ TEST(BuffersCutAnywhere) {
   const auto used = d.m.driver.Complete(0);
   ASSERT_TRUE(used.has_value());
   EXPECT_EQ(used->bytes, 513U);
-  EXPECT_EQ(std::memcmp(d.m.ram.At(gpa + 16), d.content.data() + 512, 512), 0);
+  EXPECT_EQ(std::memcmp(d.m.ram.At(gpa + 16), content.data() + 512, 512), 0);
   EXPECT_EQ(std::to_integer<int>(*d.m.ram.At(gpa + 528)), VIRTIO_BLK_S_OK);
+}
+
+TEST(HeaderAndDataInOneBufferOfAnIndirectTable) {
+  DiskMachine d(MakeDisk(RandomContent(), kScratch), kReadWrite);
+  const virtio_blk_outhdr header{VIRTIO_BLK_T_OUT, 0, 2};
+  const uint64_t gpa = d.m.ram.Allocate(1024);
+  std::memcpy(d.m.ram.At(gpa), &header, sizeof header);
+  std::memset(d.m.ram.At(gpa + 16), 'y', 512);
+  const uint64_t table = d.m.ram.Allocate(2 * sizeof(vring_desc));
+  const vring_desc entries[] = {{gpa, 528, VRING_DESC_F_NEXT, 1},
+                                {gpa + 528, 1, VRING_DESC_F_WRITE, 0}};
+  std::memcpy(d.m.ram.At(table), entries, sizeof entries);
+  d.m.driver.queues[0].SetDescriptor(0, {table, sizeof entries, VRING_DESC_F_INDIRECT, 0});
+  d.m.driver.queues[0].Publish(0);
+  ASSERT_TRUE(d.m.driver.Complete(0).has_value());
+  EXPECT_EQ(std::to_integer<int>(*d.m.ram.At(gpa + 528)), VIRTIO_BLK_S_OK);
+  EXPECT_TRUE(d.Request(VIRTIO_BLK_T_IN, 2, 512).data == std::string(512, 'y'));
+}
+
+TEST(FileThatShrinksIsAnErrorForTheGuest) {
+  DiskMachine d;
+  EXPECT_EQ(::ftruncate(d.m.device->Disk().medium->Fd(), 1024), 0);
+  EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, 0, 1024).status, VIRTIO_BLK_S_OK);
+  EXPECT_EQ(d.Request(VIRTIO_BLK_T_IN, 1, 1024).status, VIRTIO_BLK_S_IOERR);
 }
 
 TEST(StateOfAnotherDiskIsRefused) {

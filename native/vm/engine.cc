@@ -12,9 +12,11 @@ constexpr unsigned kLoops = 2;
 // them must still find a thread.
 constexpr unsigned kWorkers = 4;
 constexpr unsigned kReapers = 2;
+// More than processors: they wait for disks.
+constexpr unsigned kDiskThreads = 4;
 }  // namespace
 
-Result<std::shared_ptr<Engine>> Engine::Create() {
+Result<std::shared_ptr<Engine>> Engine::Create(std::string scratch_directory) {
   VMFORK_TRY(kvm, Kvm::Open());
   VMFORK_TRY(host, ProbeHost(kvm));
   constexpr int kStableApi = 12;  // Documentation/virt/kvm/api.rst: anything else is to be refused
@@ -42,6 +44,8 @@ Result<std::shared_ptr<Engine>> Engine::Create() {
   }
   engine->workers_ = std::make_unique<WorkerPool>(kWorkers, "vmfork-work");
   engine->reapers_ = std::make_unique<WorkerPool>(kReapers, "vmfork-reap");
+  engine->disk_threads_ = std::make_unique<WorkerPool>(kDiskThreads, "vmfork-disk");
+  engine->scratch_directory_ = std::move(scratch_directory);
   return engine;
 }
 

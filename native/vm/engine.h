@@ -11,6 +11,7 @@
 #include "base/event_loop.h"
 #include "base/result.h"
 #include "base/worker_pool.h"
+#include "devices/virtio/block_medium.h"
 #include "kvm/host.h"
 #include "kvm/kvm_fd.h"
 #include "vcpu/vcpu_state.h"
@@ -19,9 +20,9 @@ namespace vmfork {
 
 class Engine {
  public:
-  // Opens /dev/kvm and starts the threads. Errors: kKvmMissing, kKvmDenied, kKvmCapability,
-  // kSystem.
-  static Result<std::shared_ptr<Engine>> Create();
+  // Opens /dev/kvm and starts the threads. Scratch disks lie in `scratch_directory`; empty: in
+  // memory. Errors: kKvmMissing, kKvmDenied, kKvmCapability, kSystem.
+  static Result<std::shared_ptr<Engine>> Create(std::string scratch_directory = {});
   ~Engine();
 
   const Kvm& GetKvm() const { return kvm_; }
@@ -38,6 +39,10 @@ class Engine {
   // For ending VMs: closing one waits for grace periods of the kernel, and no fork should wait
   // behind that.
   WorkerPool& Reapers() { return *reapers_; }
+  // For requests to disks that have to wait for the host.
+  WorkerPool& DiskThreads() { return *disk_threads_; }
+  BlockImages& Images() { return images_; }
+  const std::string& ScratchDirectory() const { return scratch_directory_; }
 
  private:
   Engine(Kvm kvm, HostInfo host) : kvm_(std::move(kvm)), host_(std::move(host)) {}
@@ -52,6 +57,9 @@ class Engine {
   std::atomic<uint32_t> next_loop_ = 0;
   std::unique_ptr<WorkerPool> workers_;
   std::unique_ptr<WorkerPool> reapers_;
+  std::unique_ptr<WorkerPool> disk_threads_;
+  BlockImages images_;
+  std::string scratch_directory_;
 };
 
 }  // namespace vmfork

@@ -7,7 +7,6 @@
 #include <cstdio>
 
 #include "boot/cpuid.h"
-#include "devices/virtio/block.h"
 #include "devices/virtio/rng.h"
 #include "memory/layout.h"
 
@@ -25,12 +24,7 @@ Machine::Machine(EventLoop& loop, Setup setup)
       image_(std::move(setup.image)),
       on_end_(std::move(setup.on_end)),
       cpuid_(std::move(setup.cpuid)),
-      serial_(setup.console_bytes,
-              [this] {
-                // The line is edge-triggered: a pulse.
-                if (vm_.SetIrqLine(layout::kSerialIrq, true))
-                  std::ignore = vm_.SetIrqLine(layout::kSerialIrq, false);
-              }),
+      serial_(setup.console_bytes, [this] { PulseLine(layout::kSerialIrq); }),
       reset_port_(
           [this] { on_end_({ErrorCode::kGuestReset, "guest reset", 0, "reset line pulsed"}); }) {}
 
@@ -47,7 +41,7 @@ Result<std::unique_ptr<Machine>> Machine::Build(Engine& engine, Setup setup, Sta
   clock.Lap("irqchip");
   VMFORK_CHECK(machine->AddVcpus(engine, machine->cpuid_));
   clock.Lap("vcpus");
-  VMFORK_CHECK(machine->AddDevices());
+  VMFORK_CHECK(machine->AddDevices(engine));
   clock.Lap("devices");
   return machine;
 }
@@ -74,7 +68,7 @@ Result<void> Machine::AddVcpus(const Engine& engine, const std::vector<kvm_cpuid
   return {};
 }
 
-Result<void> Machine::AddDevices() {
+Result<void> Machine::AddDevices(Engine& engine) {
   ports_.Add(Serial::kPort, Serial::kPortCount, &serial_);
   ports_.Add(ResetPort::kPort, ResetPort::kPortCount, &reset_port_);
   VMFORK_TRY(doorbell, EventFd::Create());
@@ -85,29 +79,71 @@ Result<void> Machine::AddDevices() {
   VMFORK_CHECK(AddVirtio("vsock", std::move(vsock)));
   VMFORK_CHECK(AddVirtio("rng", std::make_unique<RngDevice>()));
   for (size_t i = 0; i < config_.disks.size(); ++i) {
-    const std::string name = "disk" + std::to_string(i);
-    VMFORK_CHECK(AddVirtio(name, std::make_unique<BlockDevice>(config_.disks[i].file, name)));
+    auto disk = std::make_unique<BlockDevice>(engine.DiskThreads(), BlockDevice::Access::kReadOnly,
+                                              config_.disks[i]);
+    VMFORK_CHECK(AddVirtio("disk" + std::to_string(i), std::move(disk)));
   }
+  first_drive_ = slots_.size();
+  for (size_t i = 0; i < kMediaSlots; ++i) VMFORK_CHECK(AddDrive(engine, i));
   VMFORK_CHECK(loop_.Add(doorbell_.Get(), EPOLLIN, this));
   doorbell_watched_ = true;
   return {};
 }
 
 Result<void> Machine::AddVirtio(std::string name, std::unique_ptr<VirtioDevice> device) {
-  const auto index = static_cast<uint32_t>(slots_.size());
-  const Gpa base{layout::kMmioBase.value + index * layout::kMmioStride};
   VMFORK_TRY(interrupt, EventFd::Create());
   Slot slot{.name = std::move(name),
             .interrupt = std::make_unique<EventFd>(std::move(interrupt)),
             .device = std::move(device),
             .transport = nullptr};
   slot.transport = std::make_unique<VirtioTransport>(*slot.device, memory_, *slot.interrupt, loop_);
-  VMFORK_CHECK(vm_.AddIrqfd(*slot.interrupt, layout::kFirstVirtioIrq + index));
-  VMFORK_CHECK(
-      vm_.AddIoEventfd(doorbell_, Gpa{base.value + kQueueNotifyOffset}, kQueueNotifyWidth));
-  mmio_.Add(base.value, layout::kMmioStride, slot.transport.get());
+  const auto line = static_cast<uint32_t>(layout::kFirstVirtioIrq + slots_.size());
+  VMFORK_CHECK(vm_.AddIrqfd(*slot.interrupt, line));
+  AddSlot(std::move(slot));
+  return RingDoorbell(slots_.size() - 1);
+}
+
+// Most drives stay empty in most machines: an empty one costs no descriptor and no registration
+// with KVM, which would be felt in every fork.
+Result<void> Machine::AddDrive(Engine& engine, size_t index) {
+  const auto access = index == 0 ? BlockDevice::Access::kReadOnly : BlockDevice::Access::kReadWrite;
+  auto drive = std::make_unique<BlockDevice>(engine.DiskThreads(), access, config_.media[index]);
+  drives_[index] = drive.get();
+  Slot slot{.name = "drive" + std::to_string(index),
+            .interrupt = nullptr,
+            .device = std::move(drive),
+            .transport = nullptr};
+  const auto line = static_cast<uint32_t>(layout::kFirstVirtioIrq + slots_.size());
+  slot.transport = std::make_unique<VirtioTransport>(
+      *slot.device, memory_, [this, line] { PulseLine(line); }, loop_);
+  AddSlot(std::move(slot));
+  return config_.media[index].medium == nullptr ? Result<void>() : RingDoorbell(slots_.size() - 1);
+}
+
+void Machine::AddSlot(Slot slot) {
+  const uint64_t base = layout::kMmioBase.value + slots_.size() * layout::kMmioStride;
+  mmio_.Add(base, layout::kMmioStride, slot.transport.get());
   slots_.push_back(std::move(slot));
+}
+
+Result<void> Machine::RingDoorbell(size_t slot_index) {
+  Slot& slot = slots_[slot_index];
+  if (slot.rings_doorbell) return {};
+  const uint64_t base = layout::kMmioBase.value + slot_index * layout::kMmioStride;
+  VMFORK_CHECK(vm_.AddIoEventfd(doorbell_, Gpa{base + kQueueNotifyOffset}, kQueueNotifyWidth));
+  slot.rings_doorbell = true;
   return {};
+}
+
+void Machine::PulseLine(uint32_t line) {
+  std::lock_guard lock(pulse_mutex_);
+  // Edge-triggered.
+  if (vm_.SetIrqLine(line, true)) std::ignore = vm_.SetIrqLine(line, false);
+}
+
+Result<void> Machine::InsertDisk(size_t index, BlockDisk disk) {
+  VMFORK_CHECK(RingDoorbell(first_drive_ + index));
+  return drives_[index]->Insert(std::move(disk));
 }
 
 Machine::~Machine() {
@@ -162,6 +198,7 @@ std::string Machine::MmioCmdline() const {
 Result<MachineState> Machine::ReadState(const Engine& engine) {
   MachineState state;
   state.config = config_;
+  for (size_t i = 0; i < kMediaSlots; ++i) state.config.media[i] = drives_[i]->Disk();
   state.host_kind = engine.Host().kind;
   state.cpu_vendor = engine.Host().cpu_vendor;
   state.cpuid = cpuid_;

@@ -2,8 +2,10 @@
 // state and taken down; when to do so is Vm's business.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -12,6 +14,7 @@
 #include "devices/bus.h"
 #include "devices/reset_port.h"
 #include "devices/serial.h"
+#include "devices/virtio/block.h"
 #include "devices/virtio/mmio_transport.h"
 #include "devices/virtio/vsock.h"
 #include "kvm/vm_fd.h"
@@ -54,6 +57,11 @@ class Machine : private EventHandler {
   Result<MachineState> ReadState(const Engine& engine);
   Result<void> WriteState(const Engine& engine, const MachineState& state, StageClock& clock);
 
+  // Puts a disk into drive `index` below kMediaSlots; the guest is told. One call at a time.
+  // Errors: kDisk, kSystem.
+  Result<void> InsertDisk(size_t index, BlockDisk disk);
+  Result<void> EjectDisk(size_t index) { return drives_[index]->Eject(); }
+
   std::string MmioCmdline() const;  // how the guest's kernel is told of the devices
   PrivateView& View() { return view_; }
   const GuestMemory& Memory() const { return memory_; }
@@ -65,16 +73,21 @@ class Machine : private EventHandler {
  private:
   struct Slot {
     std::string name;
-    std::unique_ptr<EventFd> interrupt;
+    std::unique_ptr<EventFd> interrupt;  // null: the line is pulsed by ioctl
     std::unique_ptr<VirtioDevice> device;
     std::unique_ptr<VirtioTransport> transport;
+    bool rings_doorbell = false;  // else a notification is an exit of the vCPU
   };
 
   Machine(EventLoop& loop, Setup setup);
   Result<void> MapMemory();
   Result<void> AddVcpus(const Engine& engine, const std::vector<kvm_cpuid_entry2>& cpuid);
-  Result<void> AddDevices();
+  Result<void> AddDevices(Engine& engine);
   Result<void> AddVirtio(std::string name, std::unique_ptr<VirtioDevice> device);
+  Result<void> AddDrive(Engine& engine, size_t index);
+  void AddSlot(Slot slot);
+  Result<void> RingDoorbell(size_t slot_index);
+  void PulseLine(uint32_t line);
   void OnEvents(uint32_t events) override;  // the doorbell
 
   EventLoop& loop_;
@@ -95,6 +108,9 @@ class Machine : private EventHandler {
   bool doorbell_watched_ = false;
   std::vector<Slot> slots_;
   VsockDevice* vsock_ = nullptr;  // in slots_
+  size_t first_drive_ = 0;        // in slots_; the drives are the last ones
+  std::array<BlockDevice*, kMediaSlots> drives_{};
+  std::mutex pulse_mutex_;  // a pulse must end before the next begins, or that one has no edge
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
 };
 

@@ -16,7 +16,7 @@ namespace vmfork {
 struct BootOptions {
   std::string kernel_path;              // vmlinux (ELF64) or bzImage
   std::string initrd_path;              // empty: none
-  std::vector<std::string> disk_paths;  // read-only images: /dev/vda, /dev/vdb, …; at most 4
+  std::vector<std::string> disk_paths;  // read-only images: /dev/vda, …; at most 4
   std::string cmdline;                  // the engine appends one virtio_mmio.device=… per device
   uint64_t memory_bytes = 0;            // multiple of 4 KiB, 32 MiB … 64 GiB
   uint32_t vcpus = 1;                   // 1 … 8
@@ -29,6 +29,14 @@ struct ForkOptions {
   std::vector<std::byte>
       control_bytes;  // lie in the control channel before the clone's first instruction
   size_t console_bytes = 65536;
+};
+
+// A disk for a drive of a machine that runs.
+struct DiskOptions {
+  std::string path;            // a regular file or block device; empty: a scratch disk
+  bool read_only = true;       // of `path`
+  uint64_t scratch_bytes = 0;  // of a scratch disk; a multiple of 512
+  std::string serial;          // what the guest reads; 20 bytes of it count
 };
 
 // One step of a boot or fork.

@@ -7,6 +7,7 @@
 
 #include <cstdio>
 
+#include "base/file.h"
 #include "memory/capture.h"
 #include "memory/private_view.h"
 
@@ -15,6 +16,8 @@ namespace vmfork {
 namespace {
 
 constexpr char kStateName[] = "/state", kMemoryName[] = "/memory";
+
+std::string ScratchName(size_t drive) { return "/disk" + std::to_string(drive); }
 
 // A directory under a temporary name beside its final one; what was written is removed again unless
 // Publish() succeeded.
@@ -29,6 +32,7 @@ class PendingDirectory {
     if (path_.empty()) return;
     ::unlink((path_ + kStateName).c_str());
     ::unlink((path_ + kMemoryName).c_str());
+    for (size_t i = 0; i < kMediaSlots; ++i) ::unlink((path_ + ScratchName(i)).c_str());
     ::rmdir(path_.c_str());
   }
   PendingDirectory(PendingDirectory&& other) noexcept
@@ -37,7 +41,7 @@ class PendingDirectory {
 
   // Creates a file in it, has `write` fill it, and sees that it is on disk.
   template <typename Write>
-  Result<void> AddFile(const char* name, Write write) {
+  Result<void> AddFile(const std::string& name, Write write) {
     const std::string file_path = path_ + name;
     UniqueFd fd(::open(file_path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!fd.IsValid()) return FailErrno("open", file_path);
@@ -66,6 +70,27 @@ class PendingDirectory {
   std::string path_;
   std::string final_path_;
 };
+
+// The content of the drives: images that are open already, and scratch disks beside the blob. Those
+// are read only; each clone makes a copy.
+Result<void> OpenMedia(Engine& engine, const std::string& directory, DecodedMachineState& decoded) {
+  MachineConfig& config = decoded.state.config;
+  for (BlockDisk& disk : config.disks) disk.medium = engine.Images().Share(std::move(disk.medium));
+  for (size_t i = 0; i < kMediaSlots; ++i) {
+    BlockDisk& disk = config.media[i];
+    if (disk.medium != nullptr) disk.medium = engine.Images().Share(std::move(disk.medium));
+    const uint64_t size_bytes = decoded.scratch_bytes[i];
+    if (size_bytes == 0) continue;
+    VMFORK_TRY(medium, BlockMedium::OpenScratch(directory + ScratchName(i)));
+    if (medium->SizeBytes() != size_bytes) {
+      return Fail(ErrorCode::kSnapshotInvalid, "load snapshot",
+                  medium->Path() + " has " + std::to_string(medium->SizeBytes()) +
+                      " bytes instead of " + std::to_string(size_bytes));
+    }
+    disk.medium = std::move(medium);
+  }
+  return {};
+}
 
 // The rate a vCPU has when nobody sets one; only a vCPU can be asked.
 Result<uint32_t> HostTscKhz(const Engine& engine) {
@@ -130,17 +155,22 @@ Result<void> Snapshot::Save(const std::string& directory, const std::string& met
     VMFORK_TRY(view, PrivateView::Map(image_));
     return WriteSparse(fd, std::span(view.Data(), view.Size()), 0);
   }));
+  for (size_t i = 0; i < kMediaSlots; ++i) {
+    const auto& medium = state_.config.media[i].medium;
+    if (medium == nullptr || !medium->IsWritable()) continue;
+    VMFORK_CHECK(pending.AddFile(ScratchName(i), [&medium](int fd) { return medium->CopyTo(fd); }));
+  }
   const std::vector<std::byte> blob = EncodeMachineState(state_, metadata);
   VMFORK_CHECK(pending.AddFile(kStateName, [&blob](int fd) { return WriteFully(fd, blob, 0); }));
   return pending.Publish();
 }
 
-Result<std::shared_ptr<Snapshot>> Snapshot::Load(const Engine& engine,
-                                                 const std::string& directory) {
+Result<std::shared_ptr<Snapshot>> Snapshot::Load(Engine& engine, const std::string& directory) {
   VMFORK_TRY(state_file, File::OpenReadOnly(directory + kStateName, ErrorCode::kSnapshotInvalid));
   VMFORK_TRY(blob, state_file->ReadAll());
   VMFORK_TRY(decoded, DecodeMachineState(blob));
   VMFORK_CHECK(CheckHost(engine, decoded.state));
+  VMFORK_CHECK(OpenMedia(engine, directory, decoded));
   VMFORK_TRY(memory_file, File::OpenReadOnly(directory + kMemoryName, ErrorCode::kSnapshotInvalid));
   const uint64_t size = decoded.state.config.memory_bytes;
   if (memory_file->Size() != size) {

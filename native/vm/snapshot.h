@@ -26,7 +26,7 @@ class Snapshot {
   Result<void> Save(const std::string& directory, const std::string& metadata) const;
   // Maps what Save() wrote; memory is read as it is touched. Errors: kSnapshotInvalid,
   // kSnapshotIncompatible (says what differs), kSystem.
-  static Result<std::shared_ptr<Snapshot>> Load(const Engine& engine, const std::string& directory);
+  static Result<std::shared_ptr<Snapshot>> Load(Engine& engine, const std::string& directory);
 
  private:
   std::shared_ptr<const Image> image_;

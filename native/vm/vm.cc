@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "base/file.h"
 #include "boot/boot_params.h"
 #include "boot/cpuid.h"
 #include "boot/kernel_image.h"
@@ -30,13 +31,38 @@ Result<void> CheckMemorySize(uint64_t bytes) {
                   std::to_string(layout::kMaxRamBytes >> 20) + " MiB are possible");
 }
 
-Result<std::vector<Disk>> OpenDisks(const std::vector<std::string>& paths) {
-  std::vector<Disk> disks;
+Result<std::vector<BlockDisk>> OpenDisks(Engine& engine, const std::vector<std::string>& paths) {
+  std::vector<BlockDisk> disks;
   for (const std::string& path : paths) {
-    VMFORK_TRY(file, File::OpenReadOnly(path, ErrorCode::kKernelNotFound));
-    disks.push_back({path, std::move(file)});
+    VMFORK_TRY(medium,
+               BlockMedium::Open(path, BlockMedium::Kind::kImage, ErrorCode::kKernelNotFound));
+    disks.push_back({.medium = engine.Images().Share(std::move(medium)),
+                     .serial = "disk" + std::to_string(disks.size())});
   }
   return disks;
+}
+
+Result<std::shared_ptr<const BlockMedium>> OpenMedium(Engine& engine, const DiskOptions& options) {
+  if (options.path.empty())
+    return BlockMedium::MakeScratch(options.scratch_bytes, engine.ScratchDirectory());
+  const auto kind = options.read_only ? BlockMedium::Kind::kImage : BlockMedium::Kind::kFile;
+  VMFORK_TRY(medium, BlockMedium::Open(options.path, kind, ErrorCode::kDisk));
+  if (medium->Sectors() == 0 || medium->SizeBytes() % BlockMedium::kSectorBytes != 0) {
+    return Fail(ErrorCode::kDisk, "attach disk",
+                options.path + " has " + std::to_string(medium->SizeBytes()) +
+                    " bytes, not a multiple of 512");
+  }
+  return engine.Images().Share(std::move(medium));
+}
+
+// Gives `config` its own copies of the media that are written to.
+Result<void> CopyWritableMedia(const Engine& engine, MachineConfig& config) {
+  for (BlockDisk& disk : config.media) {
+    if (disk.medium == nullptr || !disk.medium->IsWritable()) continue;
+    VMFORK_TRY(copy, disk.medium->Copy(engine.ScratchDirectory()));
+    disk.medium = std::move(copy);
+  }
+  return {};
 }
 
 Result<std::vector<std::byte>> ReadFile(const std::string& path) {
@@ -139,13 +165,14 @@ Result<std::shared_ptr<Vm>> Vm::Boot(std::shared_ptr<Engine> engine, const BootO
                                      std::shared_ptr<VmObserver> observer) {
   StageClock clock;
   VMFORK_CHECK(CheckMemorySize(options.memory_bytes));
-  VMFORK_TRY(disks, OpenDisks(options.disk_paths));
+  VMFORK_TRY(disks, OpenDisks(*engine, options.disk_paths));
   std::shared_ptr<Vm> vm(new Vm(std::move(engine), std::move(observer)));
   VMFORK_CHECK(
       vm->BuildMachine({.memory_bytes = options.memory_bytes,
                         .vcpus = options.vcpus,
                         .cid = options.cid,
-                        .disks = std::move(disks)},
+                        .disks = std::move(disks),
+                        .media = {}},
                        Image::Zero(options.memory_bytes),
                        FitCpuid(vm->engine_->SupportedCpuid(), vm->engine_->Host(), options.vcpus),
                        options.console_bytes, clock));
@@ -165,7 +192,9 @@ Result<std::shared_ptr<Vm>> Vm::Fork(std::shared_ptr<Engine> engine,
   StageClock clock;
   std::shared_ptr<Vm> vm(new Vm(std::move(engine), std::move(observer)));
   const MachineState& state = snapshot->State();
-  VMFORK_CHECK(vm->BuildMachine(state.config, snapshot->GetImage(), state.cpuid,
+  MachineConfig config = state.config;
+  VMFORK_CHECK(CopyWritableMedia(*vm->engine_, config));
+  VMFORK_CHECK(vm->BuildMachine(std::move(config), snapshot->GetImage(), state.cpuid,
                                 options.console_bytes, clock));
   VMFORK_CHECK(vm->machine_->WriteState(*vm->engine_, state, clock));
   // A guest that had not dialled the control port when it was frozen has no channel to continue.
@@ -222,11 +251,28 @@ Result<std::shared_ptr<Snapshot>> Vm::Freeze() {
   VMFORK_CHECK(CheckAlive());
   if (!paused_) return Fail(ErrorCode::kState, "snapshot", "the VM is not paused");
   VMFORK_TRY(state, machine_->ReadState(*engine_));
+  VMFORK_CHECK(CopyWritableMedia(*engine_, state.config));
   VMFORK_TRY(image, CaptureImage(machine_->View()));
   // The source goes on over the new image: what it shared with nobody it now shares with its
   // clones.
   VMFORK_CHECK(machine_->View().Remap(image));
   return std::make_shared<Snapshot>(std::move(image), std::move(state), std::string());
+}
+
+Result<void> Vm::AttachDisk(size_t slot, const DiskOptions& options) {
+  // Opened first: a slow filesystem must not hold up a pause.
+  VMFORK_TRY(medium, OpenMedium(*engine_, options));
+  std::lock_guard order(order_mutex_);
+  std::shared_lock lock(machine_mutex_);
+  VMFORK_CHECK(CheckAlive());
+  return machine_->InsertDisk(slot, {.medium = std::move(medium), .serial = options.serial});
+}
+
+Result<void> Vm::DetachDisk(size_t slot) {
+  std::lock_guard order(order_mutex_);
+  std::shared_lock lock(machine_mutex_);
+  VMFORK_CHECK(CheckAlive());
+  return machine_->EjectDisk(slot);
 }
 
 void Vm::Connect(uint32_t port, std::function<void(Result<UniqueFd>)> done) {

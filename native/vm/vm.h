@@ -48,6 +48,14 @@ class Vm {
   // *blocks*
   Result<std::shared_ptr<Snapshot>> Freeze();
 
+  // Puts a disk into one of the kMediaSlots drives; the guest is told and finds it in its own time.
+  // *blocks* Errors: kDisk (the slot is in use or read-only, or the file will not do), kGone,
+  // kTooManyFiles, kSystem.
+  Result<void> AttachDisk(size_t slot, const DiskOptions& options);
+  // Finishes requests under way, then leaves the drive empty. *blocks* Errors: kDisk (it is empty),
+  // kGone.
+  Result<void> DetachDisk(size_t slot);
+
   // Dials a port of the guest; `done` gets a connected Unix stream socket. Errors:
   // kConnectionRefused, kGone.
   void Connect(uint32_t port, std::function<void(Result<UniqueFd>)> done);

@@ -2,6 +2,7 @@
 
 import { randomInt } from 'node:crypto';
 import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
 import { fromNative, VmforkError } from '../errors.js';
 import { dropFd } from '../exec/sockets.js';
 import {
@@ -14,6 +15,7 @@ import {
   type NativeSnapshot,
   type NativeVm,
 } from '../native.js';
+import { cacheDirectory } from './guest.js';
 import { Slots } from './slots.js';
 
 /** What a VM does with the events of its native half. */
@@ -48,7 +50,10 @@ export class Engine {
   constructor() {
     const addon = loadNative();
     try {
-      this.#native = addon.createEngine((event) => this.#onEvent(event));
+      this.#native = addon.createEngine(
+        (event) => this.#onEvent(event),
+        join(cacheDirectory(), 'scratch'),
+      );
     } catch (error) {
       throw fromNative(error);
     }

@@ -40,6 +40,8 @@ export const OPERATIONS = {
   writeFile: AWAKE,
   listen: ALIVE,
   memory: ALIVE,
+  attachDisk: ALIVE,
+  detachDisk: ALIVE,
   pause: ['running'],
   resume: ['paused'],
   snapshot: ['running'],

@@ -31,6 +31,16 @@ export interface Frozen {
   forkPoints: readonly string[];
 }
 
+/** A file or block device, or a scratch disk of so many bytes (a multiple of 512), which is thrown away with the VM. */
+export interface DiskSource {
+  path?: string;
+  /** Of `path`; true unless given. */
+  readOnly?: boolean;
+  scratchBytes?: number;
+  /** What the guest reads in /sys/block/NAME/serial; at most 20 bytes. */
+  serial?: string;
+}
+
 export class Machine implements VmEventSink {
   readonly id: number;
   readonly console: GuestConsole;
@@ -137,6 +147,24 @@ export class Machine implements VmEventSink {
     } catch (error) {
       throw this.#gone ?? fromNative(error);
     }
+  }
+
+  /** Puts a disk into drive 0 (read-only) or 1; the guest finds the new size in its own time. Rejects with `VMF_DISK`. */
+  async attachDisk(drive: number, disk: DiskSource): Promise<void> {
+    this.assertLegal('attachDisk');
+    const { path = null, readOnly = true, scratchBytes = 0, serial = '' } = disk;
+    const options = { path, readOnly, scratchBytes, serial };
+    await this.#native.attachDisk(drive, options).catch((error) => {
+      throw this.#gone ?? fromNative(error);
+    });
+  }
+
+  /** Finishes requests under way and leaves the drive empty. Rejects with `VMF_DISK`. */
+  async detachDisk(drive: number): Promise<void> {
+    this.assertLegal('detachDisk');
+    await this.#native.detachDisk(drive).catch((error) => {
+      throw this.#gone ?? fromNative(error);
+    });
   }
 
   async connect(port: number, limits: WaitOptions): Promise<Socket> {

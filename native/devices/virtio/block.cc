@@ -1,120 +1,132 @@
-// Requests of a read-only disk.
+// The queue of a disk and its medium.
 #include "devices/virtio/block.h"
 
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ids.h>
-#include <sys/uio.h>
-
-#include <array>
-#include <cerrno>
-#include <cstddef>
-
-#include "devices/virtio/iovec.h"
 
 namespace vmfork {
 
 namespace {
 constexpr uint16_t kQueueSize = 64;
 constexpr uint32_t kMaxSegments = kQueueSize - 2;  // beside the header and the status
-// Linux asks for 1.25 MiB at most (BLK_DEF_MAX_SECTORS); far more would hold up the loop's thread.
-constexpr size_t kMaxRequestBytes = 16 << 20;
-constexpr size_t kStatusBytes = 1;
 
 uint64_t Bit(unsigned feature) { return 1ULL << feature; }
 }  // namespace
 
-BlockDevice::BlockDevice(std::shared_ptr<const File> file, std::string_view id)
-    : file_(std::move(file)),
-      id_(id.substr(0, kIdBytes)),
-      capacity_sectors_(file_->Size() / kSectorBytes) {}
+Result<void> BlockDevice::Insert(BlockDisk disk) {
+  DeviceLock lock(*context_);
+  if (disk_.medium != nullptr) return Fail(ErrorCode::kDisk, "attach disk", "the slot is in use");
+  if (access_ == Access::kReadOnly && disk.medium->IsWritable())
+    return Fail(ErrorCode::kDisk, "attach disk", "the slot is read-only");
+  disk_ = std::move(disk);
+  context_->ConfigChanged();
+  return {};
+}
+
+Result<void> BlockDevice::Eject() {
+  {
+    DeviceLock lock(*context_);
+    if (disk_.medium == nullptr) return Fail(ErrorCode::kDisk, "detach disk", "the slot is empty");
+    disk_ = {};
+    context_->ConfigChanged();
+  }
+  // Each request under way keeps the medium; new ones find the drive empty.
+  io_.WaitIdle();
+  return {};
+}
+
+BlockDisk BlockDevice::Disk() const {
+  DeviceLock lock(*context_);
+  return disk_;
+}
 
 uint32_t BlockDevice::DeviceId() const { return VIRTIO_ID_BLOCK; }
 
 uint64_t BlockDevice::OfferedFeatures() const {
-  return Bit(VIRTIO_BLK_F_RO) | Bit(VIRTIO_BLK_F_SEG_MAX) | Bit(VIRTIO_BLK_F_BLK_SIZE);
+  const uint64_t common = Bit(VIRTIO_BLK_F_SEG_MAX) | Bit(VIRTIO_BLK_F_BLK_SIZE);
+  if (access_ == Access::kReadOnly) return common | Bit(VIRTIO_BLK_F_RO);
+  return common | Bit(VIRTIO_BLK_F_FLUSH) | Bit(VIRTIO_BLK_F_DISCARD) |
+         Bit(VIRTIO_BLK_F_WRITE_ZEROES);
 }
 
 std::vector<uint16_t> BlockDevice::QueueSizes() const { return {kQueueSize}; }
 
 void BlockDevice::ReadConfig(uint64_t offset, std::span<std::byte> data) {
   virtio_blk_config config{};
-  config.capacity = capacity_sectors_;
+  config.capacity = Sectors();
   config.seg_max = kMaxSegments;
   // Not 4096: squashfs and small ext4 images have blocks of 1 KiB, and a filesystem cannot have
   // blocks smaller than its disk's.
-  config.blk_size = kSectorBytes;
+  config.blk_size = BlockMedium::kSectorBytes;
+  if (access_ == Access::kReadWrite) {
+    config.max_discard_sectors = config.max_write_zeroes_sectors = BlockRequest::kMaxClearSectors;
+    config.max_discard_seg = config.max_write_zeroes_seg = BlockRequest::kMaxClearSegments;
+    // A page, which holes in files are made of.
+    config.discard_sector_alignment = 4096 / BlockMedium::kSectorBytes;
+    config.write_zeroes_may_unmap = 1;
+  }
   CopyConfig(std::as_bytes(std::span(&config, 1)), offset, data);
 }
 
+// As DrainQueue(), but with a bound on what is under way.
 void BlockDevice::ProcessQueues() {
-  DrainQueue(*context_, 0, chain_, [this](Virtqueue& queue, const DescriptorChain& chain) {
-    HandleRequest(queue, chain);
-  });
-}
-
-void BlockDevice::HandleRequest(Virtqueue& queue, const DescriptorChain& chain) {
-  // Section 5.2.6: header, data, status. Segments may be cut anywhere (section 2.7.4).
-  virtio_blk_outhdr header;
-  if (!CopyFromIovecs(chain.readable, std::as_writable_bytes(std::span(&header, 1))) ||
-      chain.writable_bytes < kStatusBytes) {
-    return queue.MarkBroken("a block request without header or status");
-  }
-  const size_t data_bytes = chain.writable_bytes - kStatusBytes;
-  CutIovecs(chain.writable, 0, data_bytes, data_);
-  const uint8_t status = Execute(header.type, header.sector, data_bytes);
-  CutIovecs(chain.writable, data_bytes, kStatusBytes, rest_);
-  CopyToIovecs(rest_, std::as_bytes(std::span(&status, 1)));
-  const size_t written = status == VIRTIO_BLK_S_OK ? data_bytes : 0;
-  queue.AddUsed(chain.head, static_cast<uint32_t>(written + kStatusBytes));
-}
-
-uint8_t BlockDevice::Execute(uint32_t type, uint64_t sector, size_t data_bytes) {
-  switch (type) {
-    case VIRTIO_BLK_T_IN:
-      return ReadSectors(sector, data_bytes);
-    case VIRTIO_BLK_T_OUT:
-      return VIRTIO_BLK_S_IOERR;  // section 5.2.6.2: a write to a read-only disk
-    case VIRTIO_BLK_T_FLUSH:
-      return VIRTIO_BLK_S_OK;
-    case VIRTIO_BLK_T_GET_ID:
-      return data_bytes == kIdBytes ? WriteId() : uint8_t{VIRTIO_BLK_S_IOERR};
-    default:
-      return VIRTIO_BLK_S_UNSUPP;
-  }
-}
-
-uint8_t BlockDevice::ReadSectors(uint64_t sector, size_t data_bytes) {
-  const uint64_t sectors = data_bytes / kSectorBytes;
-  if (data_bytes % kSectorBytes != 0 || data_bytes > kMaxRequestBytes ||
-      sector > capacity_sectors_ || sectors > capacity_sectors_ - sector) {
-    return VIRTIO_BLK_S_IOERR;
-  }
-  // On the loop's thread: images are in the page cache as a rule. A cold read stalls the devices of
-  // the VMs that share the thread for as long as the host's disk takes.
+  Virtqueue& queue = context_->Queue(0);
+  const size_t turn = size_t{2} * queue.MaxSize();
   size_t done = 0;
-  while (done < data_bytes) {
-    CutIovecs(data_, done, data_bytes - done, rest_);
-    const auto offset = static_cast<off_t>(sector * kSectorBytes + done);
-    const ssize_t got =
-        ::preadv(file_->Get(), rest_.data(), static_cast<int>(rest_.size()), offset);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return VIRTIO_BLK_S_IOERR;  // also when somebody has truncated the file
-    done += static_cast<size_t>(got);
+  do {
+    while (in_flight_ < queue.MaxSize() && queue.Pop(chain_)) {
+      HandleChain(queue);
+      if (++done >= turn) return context_->ScheduleWork();
+    }
+    if (in_flight_ >= queue.MaxSize()) return;  // Deliver() goes on
+    if (++done >= turn) return context_->ScheduleWork();
+  } while (queue.EnableNotification());
+}
+
+void BlockDevice::HandleChain(Virtqueue& queue) {
+  std::unique_ptr<BlockRequest> request;
+  if (spare_.empty()) {
+    request = std::make_unique<BlockRequest>();
+  } else {
+    request = std::move(spare_.back());
+    spare_.pop_back();
   }
-  return VIRTIO_BLK_S_OK;
+  const auto verdict = request->Parse(chain_, disk_, access_ == Access::kReadOnly);
+  if (verdict == BlockRequest::Verdict::kBroken)
+    return queue.MarkBroken("a block request without header or status");
+  // Images are in the page cache as a rule; then a thread's wake-up would be most of the time.
+  if (verdict == BlockRequest::Verdict::kDone || request->TryExecuteNow())
+    return Finish(std::move(request));
+  ++in_flight_;
+  io_.Submit(std::move(request));
 }
 
-uint8_t BlockDevice::WriteId() const {
-  std::array<char, kIdBytes> id{};  // padded with zeros
-  id_.copy(id.data(), id.size());
-  CopyToIovecs(data_, std::as_bytes(std::span(id)));
-  return VIRTIO_BLK_S_OK;
+void BlockDevice::Finish(std::unique_ptr<BlockRequest> request) {
+  const uint32_t written = request->Answer();
+  context_->Queue(0).AddUsed(request->head, written);
+  spare_.push_back(std::move(request));
 }
 
-void BlockDevice::Save(ByteWriter& out) const { out.Put(capacity_sectors_); }
+// On an I/O thread. Also while paused: a pause waits for it.
+void BlockDevice::Deliver() {
+  DeviceLock lock(*context_);
+  const bool was_full = in_flight_ >= kQueueSize;
+  while (auto request = io_.TakeCompleted()) {
+    --in_flight_;
+    Finish(std::move(request));
+  }
+  if (was_full && context_->Running()) ProcessQueues();
+}
+
+void BlockDevice::Reset() {
+  io_.Cancel();
+  in_flight_ = 0;
+}
+
+void BlockDevice::Save(ByteWriter& out) const { out.Put(Sectors()); }
 
 Result<void> BlockDevice::Restore(ByteReader& in) {
-  if (in.Get<uint64_t>() != capacity_sectors_ || !in.Ok()) {
+  if (in.Get<uint64_t>() != Sectors() || !in.Ok()) {
     return Fail(ErrorCode::kSnapshotInvalid, "restore block device", "the disk had another size");
   }
   return {};

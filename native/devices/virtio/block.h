@@ -1,24 +1,32 @@
-// BlockDevice: a read-only disk over a file (virtio 1.2, section 5.2). All clones of a snapshot
-// share the open file and the host's page cache of it.
+// BlockDevice: a disk (virtio 1.2, section 5.2) whose medium can be exchanged while the guest runs.
+// An empty drive is a disk of no sectors.
 #pragma once
 
 #include <memory>
-#include <string>
-#include <string_view>
+#include <vector>
 
-#include "base/file.h"
+#include "base/worker_pool.h"
+#include "devices/virtio/block_io.h"
+#include "devices/virtio/block_medium.h"
+#include "devices/virtio/block_request.h"
 #include "devices/virtio/device.h"
 
 namespace vmfork {
 
 class BlockDevice : public VirtioDevice {
  public:
-  static constexpr uint64_t kSectorBytes = 512;
-  static constexpr size_t kIdBytes = 20;  // section 5.2.6: length of the GET_ID answer
+  enum class Access { kReadOnly, kReadWrite };
 
-  // `id` is what the guest sees as the disk's serial number, cut to kIdBytes. A last partial sector
-  // of the file is not visible.
-  BlockDevice(std::shared_ptr<const File> file, std::string_view id);
+  // Requests that would block run on `threads`. `access` is what the driver is told at its start.
+  BlockDevice(WorkerPool& threads, Access access, BlockDisk disk)
+      : access_(access), disk_(std::move(disk)), io_(threads, [this] { Deliver(); }) {}
+
+  // Media are put in and taken out on any thread; the guest is told by a configuration interrupt.
+  // Error: kDisk, when there is a medium, or one that is to be written to in a read-only drive.
+  Result<void> Insert(BlockDisk disk);
+  // Requests under way are finished first; waits for them. Error: kDisk, when there is none.
+  Result<void> Eject();
+  BlockDisk Disk() const;
 
   void Attach(DeviceContext* context) override { context_ = context; }
   uint32_t DeviceId() const override;
@@ -27,27 +35,30 @@ class BlockDevice : public VirtioDevice {
   void ReadConfig(uint64_t offset, std::span<std::byte> data) override;
   void WriteConfig(uint64_t, std::span<const std::byte>) override {}
   void Activate(uint64_t) override {}
-  void Reset() override {}
+  void Reset() override;
   void ProcessQueues() override;
+  void Quiesce() override { io_.WaitIdle(); }
+  void Shutdown() override { io_.WaitIdle(); }
   void Save(ByteWriter& out) const override;
   // Refuses state of a disk of another size.
   Result<void> Restore(ByteReader& in) override;
 
  private:
-  void HandleRequest(Virtqueue& queue, const DescriptorChain& chain);
-  // Fills data_; a VIRTIO_BLK_S_* status.
-  uint8_t Execute(uint32_t type, uint64_t sector, size_t data_bytes);
-  uint8_t ReadSectors(uint64_t sector, size_t data_bytes);
-  uint8_t WriteId() const;
+  void HandleChain(Virtqueue& queue);
+  void Finish(std::unique_ptr<BlockRequest> request);
+  void Deliver();
+  uint64_t Sectors() const { return disk_.medium == nullptr ? 0 : disk_.medium->Sectors(); }
 
   DeviceContext* context_ = nullptr;
-  const std::shared_ptr<const File> file_;
-  const std::string id_;
-  const uint64_t capacity_sectors_;
+  const Access access_;
+  BlockDisk disk_;
+  // Given to io_ and not yet answered. The ring's size is the most that a driver which keeps to the
+  // rules can have; another waits.
+  size_t in_flight_ = 0;
   // Reused, so that requests cause no allocation.
   DescriptorChain chain_;
-  std::vector<iovec> data_;
-  std::vector<iovec> rest_;
+  std::vector<std::unique_ptr<BlockRequest>> spare_;
+  BlockIo io_;
 };
 
 }  // namespace vmfork

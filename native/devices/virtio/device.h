@@ -68,6 +68,9 @@ class VirtioDevice {
   // The driver notified (or something else says that queues may have work): process what is there,
   // within a bound (then ScheduleWork).
   virtual void ProcessQueues() = 0;
+  // A pause has begun (Running() is false): return when no other thread works for the device any
+  // more. Called without the lock.
+  virtual void Quiesce() {}
   // After a pause: take up what waited.
   virtual void Resume() { ProcessQueues(); }
   // The transport goes away. Called once, without the lock; afterwards no handler of the device

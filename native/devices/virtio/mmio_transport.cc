@@ -41,8 +41,8 @@ bool IsRegisterAccess(uint64_t offset, size_t size) {
 }  // namespace
 
 VirtioTransport::VirtioTransport(VirtioDevice& device, const GuestMemory& memory,
-                                 const EventFd& interrupt, EventLoop& loop)
-    : device_(device), memory_(memory), interrupt_(interrupt), loop_(loop) {
+                                 std::function<void()> interrupt, EventLoop& loop)
+    : device_(device), memory_(memory), interrupt_(std::move(interrupt)), loop_(loop) {
   for (uint16_t size : device.QueueSizes()) queues_.emplace_back(size);
   registers_.resize(queues_.size());
   device_.Attach(this);
@@ -71,7 +71,7 @@ void VirtioTransport::Leave() {
   const bool signal = interrupt_due_ && !paused_;
   if (signal) interrupt_due_ = false;
   mutex_.unlock();
-  if (signal) interrupt_.Signal();
+  if (signal) interrupt_();
 }
 
 void VirtioTransport::CheckQueues() {
@@ -113,8 +113,11 @@ void VirtioTransport::Notify() {
 }
 
 void VirtioTransport::Pause() {
-  DeviceLock lock(*this);
-  paused_ = true;
+  {
+    DeviceLock lock(*this);
+    paused_ = true;
+  }
+  device_.Quiesce();
 }
 
 void VirtioTransport::Resume() {

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -18,10 +19,15 @@ namespace vmfork {
 
 class VirtioTransport final : public BusDevice, private DeviceContext {
  public:
-  // `interrupt` is the guest's interrupt line. All references must outlive this. The doorbell
-  // (QUEUE_NOTIFY) is the owner's: an ioeventfd whose handler on the loop calls Notify().
-  VirtioTransport(VirtioDevice& device, const GuestMemory& memory, const EventFd& interrupt,
+  // `interrupt` pulses the guest's interrupt line; any thread. All references must outlive this.
+  // The doorbell (QUEUE_NOTIFY) is the owner's: an ioeventfd whose handler on the loop calls
+  // Notify().
+  VirtioTransport(VirtioDevice& device, const GuestMemory& memory, std::function<void()> interrupt,
                   EventLoop& loop);
+  // The line is an irqfd.
+  VirtioTransport(VirtioDevice& device, const GuestMemory& memory, const EventFd& interrupt,
+                  EventLoop& loop)
+      : VirtioTransport(device, memory, [&interrupt] { interrupt.Signal(); }, loop) {}
   // No vCPU may run any more. Afterwards nothing of the device runs on the loop.
   ~VirtioTransport() override;
 
@@ -76,7 +82,7 @@ class VirtioTransport final : public BusDevice, private DeviceContext {
 
   VirtioDevice& device_;
   const GuestMemory& memory_;
-  const EventFd& interrupt_;
+  const std::function<void()> interrupt_;
   EventLoop& loop_;
   std::atomic<bool> work_scheduled_ = false;  // at most one task in the loop's list
   // For tasks that outlive the transport; touched on the loop's thread only.
