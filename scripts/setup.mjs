@@ -20,6 +20,7 @@ const groups = {
     'xz-utils',
   ],
   test: [
+    'attr',
     'ccache',
     'clang-19',
     'clang-format-19',
@@ -34,7 +35,7 @@ const groups = {
     'umoci',
     'util-linux',
   ],
-  bench: ['qemu-system-x86'],
+  bench: ['mmdebstrap', 'qemu-system-x86'],
 };
 
 /** Makes sure that the packages of these groups are there; the note says how many had to be installed. */

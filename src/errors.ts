@@ -136,6 +136,14 @@ export const ERROR_CODES = {
     summary: 'there is no /dev/kvm',
     hint: 'enable virtualization in the firmware or the cloud instance, and load kvm_intel or kvm_amd',
   },
+  VMF_LAYER_INVALID: {
+    summary: 'a layer is damaged or hostile',
+    hint: 'the message names layer, offset and entry; pull the image again, or rebuild it with other tools',
+  },
+  VMF_LAYER_LIMIT: {
+    summary: 'a layer is larger than its limits allow',
+    hint: 'the message names the limit; raise it in limits when the image is to be trusted',
+  },
   VMF_MEMORY_SIZE: {
     summary: 'the guest memory size does not fit',
     hint: 'kernel and initramfs must fit below memoryMiB; 32 MiB to 64 GiB are supported',

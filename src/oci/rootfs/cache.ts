@@ -1,0 +1,164 @@
+// Root filesystem images kept by content: the same layers are built once. An entry is a directory with the image and its
+// facts, made under another name and renamed, so it is there completely or not at all, whoever is killed when.
+
+import { createHash, randomBytes } from 'node:crypto';
+import { readlinkSync } from 'node:fs';
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { VmforkError } from '../../errors.js';
+import { type BuildRootfsOptions, buildRootfs, type RootfsInfo, WRITER_VERSION } from './build.js';
+import { systemFailure } from './system-failure.js';
+
+/** Options of {@link ensureRootfs}. */
+export interface EnsureRootfsOptions extends Omit<BuildRootfsOptions, 'output'> {
+  /** Folder of the cache; made when missing. Several processes may use it at once. */
+  dir: string;
+}
+
+const IMAGE = 'rootfs.erofs';
+const FACTS = 'rootfs.json';
+const DIFF_ID = /^[a-z0-9]+(?:[+._-][a-z0-9]+)*:[0-9a-f]{32,128}$/;
+/** Files of a building whose process cannot be asked for count as abandoned when they are so old. */
+const ABANDONED_AFTER_MS = 24 * 60 * 60 * 1000;
+
+const running = new Map<string, Promise<RootfsInfo>>();
+
+/**
+ * The image of these layers, built unless the cache has it. Every layer needs its `diffId`: an image is found by the ordered
+ * diff ids and the version of the writer. Processes that build the same image at the same time do not disturb each
+ * other: the first to finish provides it.
+ *
+ * @throws VmforkError as {@link buildRootfs} does; `VMF_OPTIONS` also for a layer without a diff id.
+ */
+export async function ensureRootfs(options: EnsureRootfsOptions): Promise<RootfsInfo> {
+  const entry = join(options.dir, cacheKey(options));
+  const found = await readEntry(entry);
+  if (found) return found;
+  const shared = options.signal ? undefined : running.get(entry);
+  if (shared !== undefined) return shared;
+  const building = buildEntry(entry, options).finally(() => running.delete(entry));
+  if (!options.signal) running.set(entry, building);
+  return building;
+}
+
+function cacheKey({ layers }: EnsureRootfsOptions): string {
+  const hash = createHash('sha256').update(`vmfork rootfs ${WRITER_VERSION}\n`);
+  layers.forEach(({ diffId }, index) => {
+    if (typeof diffId !== 'string' || !DIFF_ID.test(diffId)) {
+      throw new VmforkError('VMF_OPTIONS', `layer ${index} needs a diffId, e.g. sha256:…`);
+    }
+    hash.update(`${diffId}\n`);
+  });
+  return hash.digest('hex');
+}
+
+/** A complete entry; undefined when there is none, or a damaged one. */
+async function readEntry(entry: string): Promise<RootfsInfo | undefined> {
+  const path = join(entry, IMAGE);
+  try {
+    const facts: unknown = JSON.parse(await readFile(join(entry, FACTS), 'utf8'));
+    if (!isFacts(facts)) return undefined;
+    const { sizeBytes, entries, digest } = facts;
+    return (await stat(path)).size === sizeBytes ? { path, sizeBytes, entries, digest } : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function isFacts(value: unknown): value is Omit<RootfsInfo, 'path'> {
+  if (typeof value !== 'object' || value === null) return false;
+  const { sizeBytes, entries, digest } = value as Record<string, unknown>;
+  return (
+    Number.isSafeInteger(sizeBytes) &&
+    Number.isSafeInteger(entries) &&
+    typeof digest === 'string' &&
+    /^sha256:[0-9a-f]{64}$/.test(digest)
+  );
+}
+
+async function buildEntry(entry: string, options: EnsureRootfsOptions): Promise<RootfsInfo> {
+  const { dir, ...build } = options;
+  await attempt('mkdir', dir, () => mkdir(dir, { recursive: true }));
+  await removeAbandoned(dir);
+  const temporary = join(dir, temporaryName());
+  await attempt('mkdir', temporary, () => mkdir(temporary));
+  try {
+    const info = await buildRootfs({ ...build, output: join(temporary, IMAGE) });
+    const { path: _path, ...facts } = info;
+    await writeDurably(join(temporary, FACTS), JSON.stringify(facts));
+    await attempt('rename', entry, () => publish(temporary, entry));
+    return { ...facts, path: join(entry, IMAGE) };
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
+  }
+}
+
+/** Puts a complete entry in its place. Another process may have been faster: its entry is as good, unless damaged. */
+async function publish(temporary: string, entry: string): Promise<void> {
+  for (;;) {
+    try {
+      await rename(temporary, entry);
+      const parent = await open(join(entry, '..'));
+      return await parent.sync().finally(() => parent.close());
+    } catch (failure) {
+      const { code } = failure as NodeJS.ErrnoException;
+      if (code !== 'ENOTEMPTY' && code !== 'EEXIST') throw failure;
+      if (await readEntry(entry)) return;
+      const damaged = join(entry, '..', temporaryName());
+      await rename(entry, damaged).catch(() => {}); // Somebody else may have done it just now.
+      await rm(damaged, { recursive: true, force: true });
+    }
+  }
+}
+
+async function writeDurably(path: string, text: string): Promise<void> {
+  await attempt('write', path, async () => {
+    const file = await open(path, 'wx', 0o644);
+    try {
+      await file.writeFile(text);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+  });
+}
+
+async function attempt<T>(operation: string, path: string, action: () => Promise<T>): Promise<T> {
+  try {
+    return await action();
+  } catch (cause) {
+    throw systemFailure(operation, path, cause);
+  }
+}
+
+/** `.tmp-<pid namespace>-<pid>-<random>`: whoever finds it can ask whether its process still lives. */
+const temporaryName = () =>
+  `.tmp-${pidNamespace()}-${process.pid}-${randomBytes(6).toString('hex')}`;
+
+const pidNamespace = () => /\d+/.exec(readlinkSync('/proc/self/ns/pid'))?.[0] ?? '0';
+
+/** Removes what processes left behind that were killed while they built. */
+async function removeAbandoned(dir: string): Promise<void> {
+  for (const name of await readdir(dir)) {
+    const match = /^\.tmp-(\d+)-(\d+)-/.exec(name);
+    if (!match) continue;
+    const path = join(dir, name);
+    const isOurNamespace = match[1] === pidNamespace();
+    if (isOurNamespace ? !isAlive(Number(match[2])) : await isOld(path)) {
+      await rm(path, { recursive: true, force: true });
+    }
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (failure) {
+    return (failure as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
+async function isOld(path: string): Promise<boolean> {
+  const facts = await stat(path).catch(() => undefined);
+  return facts !== undefined && Date.now() - facts.mtimeMs > ABANDONED_AFTER_MS;
+}
