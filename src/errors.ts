@@ -172,6 +172,10 @@ export const ERROR_CODES = {
     summary: 'the registry refused the credentials',
     hint: 'log in with `docker login`, or give auth; the account must be allowed to pull this image',
   },
+  VMF_ROOTFS: {
+    summary: 'the root filesystem cannot be mounted',
+    hint: 'the stage names the step and errno the reason: the image may be damaged, or the guest’s kernel lacks its file system',
+  },
   VMF_SNAPSHOT_INCOMPATIBLE: {
     summary: 'the snapshot was made for another host or version',
     hint: 'take the snapshot again on this host with this version',

@@ -22,13 +22,14 @@ import {
 } from './messages.js';
 import type { OpenStream, Session } from './session.js';
 import { signalName, signalNumber } from './signals.js';
-import { Tag, TlvList } from './tlv.js';
+import { Tag, type Tlv, TlvList } from './tlv.js';
 
 /** The environment of a command that is given none. */
 export const DEFAULT_ENV = { PATH: '/usr/bin:/usr/sbin', HOME: '/root' };
 const PTY = 1;
 const NO_STDIN = 2;
 const STDERR_TO_STDOUT = 4;
+const NO_BYTES = Buffer.alloc(0);
 
 /** How a command ended: by exit code, or by signal. */
 export interface ExitStatus {
@@ -36,6 +37,16 @@ export interface ExitStatus {
   signal: NodeJS.Signals | null;
   /** Peak memory of the command, KiB; 0 when the guest did not say. */
   maxRssKiB: number;
+  /** Processes of its container that the kernel killed for want of memory while it ran; 0 outside of containers. */
+  oomKills: number;
+}
+
+/** @internal What a command of a container has besides. */
+export interface Contained {
+  /** Container tags of its `EXEC`. */
+  items?: readonly Tlv[];
+  /** Nothing is started: the main process of the template becomes this command. */
+  adopt?: boolean;
 }
 
 interface CommandEvents {
@@ -43,6 +54,8 @@ interface CommandEvents {
   spawn: [];
   /** The process ended; its streams may still have unread bytes. */
   exit: [exitCode: number | null, signal: NodeJS.Signals | null];
+  /** The kernel killed processes of its container for want of memory: so many since it began. */
+  oom: [kills: number];
   /** It could not be started, was aborted or timed out, or its machine ended. Emitted only when listened to; `exited` rejects too. */
   error: [error: VmforkError];
 }
@@ -62,7 +75,12 @@ export class Command extends EventEmitter<CommandEvents> {
   #over = false;
 
   /** @internal Use `vm.spawn()`. */
-  constructor(session: Session, argv: readonly string[], options: SpawnOptions = {}) {
+  constructor(
+    session: Session,
+    argv: readonly string[],
+    options: SpawnOptions = {},
+    { items = [], adopt = false }: Contained = {},
+  ) {
     super();
     checkArgv(argv);
     checkOptions('spawn', SPAWN_OPTIONS, options);
@@ -76,8 +94,13 @@ export class Command extends EventEmitter<CommandEvents> {
       (options.stderr === 'stdout' ? STDERR_TO_STDOUT : 0);
     const env = options.env ?? (pty ? { ...DEFAULT_ENV, TERM: 'xterm-256color' } : DEFAULT_ENV);
     this.#stream = session.openStream(
-      { type: FrameType.EXEC, aux },
-      encodeExec({ argv, env, cwd: options.cwd, uid: options.uid, gid: options.gid, pty }),
+      adopt ? { type: FrameType.ADOPT_MAIN } : { type: FrameType.EXEC, aux },
+      adopt
+        ? NO_BYTES
+        : encodeExec(
+            { argv, env, cwd: options.cwd, uid: options.uid, gid: options.gid, pty },
+            items,
+          ),
       { onFrame: (frame) => this.#onFrame(frame), onGone: (error) => this.#end(error) },
     );
     this.stdin = options.stdin === 'ignore' ? null : new GuestWritable(this.#stream, Aux.STDIN);
@@ -144,6 +167,9 @@ export class Command extends EventEmitter<CommandEvents> {
         if (frame.aux !== Aux.STDIN || !this.stdin) throw unexpected(frame);
         this.stdin.addCredit(frame.value);
         break;
+      case FrameType.OOM:
+        this.emit('oom', frame.value);
+        break;
       case FrameType.EXIT:
         this.#onExit(frame);
         break;
@@ -162,7 +188,9 @@ export class Command extends EventEmitter<CommandEvents> {
   }
 
   #onExit(frame: Frame): void {
-    const rss = new TlvList(frame.payload).u64(Tag.MAX_RSS_KIB) ?? 0n;
+    const list = new TlvList(frame.payload);
+    const rss = list.u64(Tag.MAX_RSS_KIB) ?? 0n;
+    const oomKills = list.u32(Tag.OOM_KILLS) ?? 0;
     const signal = frame.aux === 0 ? null : signalName(frame.aux);
     const exitCode = signal === null ? frame.value : null;
     this.#stream.close();
@@ -171,7 +199,7 @@ export class Command extends EventEmitter<CommandEvents> {
     this.stdout.finish();
     this.stderr?.finish();
     this.stdin?.destroy();
-    this.#exited.resolve({ exitCode, signal, maxRssKiB: Number(rss) });
+    this.#exited.resolve({ exitCode, signal, maxRssKiB: Number(rss), oomKills });
     this.emit('exit', exitCode, signal);
   }
 

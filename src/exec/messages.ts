@@ -110,7 +110,7 @@ export function parseResumed(frame: Frame): Acknowledgement {
   };
 }
 
-export function encodeExec(request: ExecRequest): Buffer {
+export function encodeExec(request: ExecRequest, more: readonly Tlv[] = []): Buffer {
   const items: Tlv[] = request.argv.map((argument) => [Tag.ARG, argument]);
   for (const [name, value] of Object.entries(request.env))
     items.push([Tag.ENV, `${name}=${value}`]);
@@ -118,7 +118,7 @@ export function encodeExec(request: ExecRequest): Buffer {
   if (request.uid !== undefined) items.push([Tag.UID, request.uid]);
   if (request.gid !== undefined) items.push([Tag.GID, request.gid]);
   if (request.pty) items.push([Tag.PTY_SIZE, terminalSize(request.pty)]);
-  return encodeTlvs(items);
+  return encodeTlvs([...items, ...more]);
 }
 
 /** Rows and columns in one number, as `RESIZE` and `PTY_SIZE` carry them. */

@@ -1,0 +1,110 @@
+// Processes of a container: the main one, further ones that join it, and tools of the agent's side.
+
+import type { VmforkError } from '../errors.js';
+import { Command, type ExitStatus } from '../exec/command.js';
+import type { Session } from '../exec/session.js';
+import type { SpawnOptions } from '../options.js';
+import type { ProcessSpec } from './spec.js';
+import { insideItems, mainItems, toolItems } from './wire.js';
+
+/** How the streams of a process are made. */
+export type StreamOptions = Pick<SpawnOptions, 'pty' | 'stdin' | 'stderr' | 'signal' | 'timeoutMs'>;
+
+/** What a further process may differ in from the main one. */
+export interface JoinOptions extends StreamOptions {
+  env?: Readonly<Record<string, string>> | undefined;
+  cwd?: string | undefined;
+  user?: string | undefined;
+  privileged?: boolean | undefined;
+}
+
+// What `docker run` exits with when there is no code of the program itself.
+const NOT_FOUND = 127;
+const NOT_EXECUTABLE = 126;
+const CANNOT_RUN = 125;
+const SIGNAL_BASE = 128;
+
+function environment(lines: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    lines.map((line) => {
+      const sign = line.indexOf('=');
+      return [line.slice(0, sign), line.slice(sign + 1)];
+    }),
+  );
+}
+
+/** Starts the main process; the container ends with it. */
+export function startMain(
+  session: Session,
+  spec: ProcessSpec,
+  streams: StreamOptions = {},
+): Command {
+  const options = { ...streams, env: environment(spec.env), cwd: spec.cwd };
+  return new Command(session, spec.argv, options, { items: mainItems(spec) });
+}
+
+/** Starts a further process in the namespaces of the main one, with its environment, directory and user. */
+export function startInside(
+  session: Session,
+  argv: readonly string[],
+  main: ProcessSpec,
+  { env, cwd, user, privileged, ...streams }: JoinOptions = {},
+): Command {
+  const spec = { ...main, user: user ?? main.user, privileged: privileged ?? main.privileged };
+  const options = {
+    ...streams,
+    env: { ...environment(main.env), ...env },
+    cwd: cwd ?? main.cwd,
+  };
+  return new Command(session, argv, options, { items: insideItems(spec) });
+}
+
+/** Takes over the main process that was started in the template: its output from now on, and its end. */
+export function adoptMain(
+  session: Session,
+  argv: readonly string[],
+  streams: StreamOptions = {},
+): Command {
+  return new Command(session, argv, streams, { adopt: true });
+}
+
+/** Starts a program of the built-in userland with the container's root as its own; it needs no main process. */
+export function startTool(
+  session: Session,
+  argv: readonly string[],
+  streams: StreamOptions = {},
+): Command {
+  return new Command(session, argv, { ...streams, env: {} }, { items: toolItems() });
+}
+
+/** Asks a main process to stop, and kills it when it has not after `graceMs`. Resolves with its end. */
+export async function stopMain(
+  main: Command,
+  stopSignal: number,
+  graceMs: number,
+): Promise<ExitStatus> {
+  main.kill(stopSignal);
+  const timer = setTimeout(() => main.kill('SIGKILL'), graceMs);
+  try {
+    return await main.exited;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** The exit code of `docker run` for an end. */
+export function exitCodeOf(
+  status: ExitStatus,
+  signalNumber: (name: NodeJS.Signals) => number,
+): number {
+  return status.exitCode ?? SIGNAL_BASE + (status.signal ? signalNumber(status.signal) : 0);
+}
+
+/** The exit code of `docker run` for a main process that could not be started. */
+export function exitCodeOfFailure(error: VmforkError): number {
+  if (error.code === 'VMF_COMMAND_NOT_FOUND') return NOT_FOUND;
+  if (error.code === 'VMF_COMMAND_FAILED_TO_START' && error.operation === 'exec') {
+    return NOT_EXECUTABLE;
+  }
+  return CANNOT_RUN;
+}
