@@ -17,6 +17,7 @@
 
 #include <linux/openat2.h>
 
+#include "container.h"
 #include "events.h"
 #include "flow.h"
 #include "link.h"
@@ -93,14 +94,16 @@ static int dial_tcp(const struct target* target) {
   return -1;
 }
 
-// The path is resolved once, below the root, whatever symbolic links lie on it; the socket is then
-// dialled by its descriptor, which also lifts the limit of 107 bytes on a path (unix(7)).
+// The path is resolved once, below the container's root if there is one, whatever symbolic links
+// lie on it; the socket is then dialled by its descriptor, which also lifts the limit of 107 bytes
+// on a path (unix(7)).
 static int dial_unix(const struct target* target) {
-  int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  int container = container_root_fd();
+  int root = container >= 0 ? container : open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (root < 0) return -1;
   struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT};
   int found = (int)syscall(SYS_openat2, root, target->path, &how, sizeof how);
-  close(root);
+  if (container < 0) close(root);
   if (found < 0) return -1;
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d", found);
