@@ -1,5 +1,5 @@
 // Builds the built-in userland: a read-only EROFS image that the agent mounts at /usr. It holds a static busybox under
-// all its names, and a bin/true of our own.
+// all its names, and of our own bin/true and bin/vmfork-point.
 import {
   existsSync,
   linkSync,
@@ -26,10 +26,12 @@ const imageUuid = '5d1fb1a4-6a0c-4d8e-9c39-3e1d2f0b7a61';
 /** { folder, cached, key }: userland.erofs is in the folder. */
 export async function buildUserland({ cacheDir, onProgress }) {
   const busybox = findBusybox();
-  const inputs = [...listFiles('guest/userland'), 'guest/lib/tools.mjs'];
+  const inputs = ['guest/userland', 'guest/forkpoint'].flatMap((folder) => listFiles(folder));
+  inputs.push('guest/lib/tools.mjs');
   const key = hashInputs(inputs, [
     readFileSync(busybox, 'latin1'),
     await toolVersion('gcc'),
+    await toolVersion('musl-gcc'),
     await toolVersion('mkfs.erofs', '--help'),
   ]);
   const result = await cached({ cacheDir, name: 'userland', key, onProgress }, async (folder) => {
@@ -60,6 +62,7 @@ async function populate(tree, busybox) {
   }
   rmSync(join(tree, 'bin/true'), { force: true });
   await compileTrue(join(tree, 'bin/true'));
+  await compileForkPoint(join(tree, 'bin/vmfork-point'));
 }
 
 /** Paths below /usr: busybox lists bin/, sbin/, usr/bin/ and usr/sbin/, which a merged /usr folds into two. */
@@ -82,6 +85,13 @@ async function compileTrue(output) {
     '-fcf-protection=none',
   ];
   await runTool('gcc', [...warnings, ...lean, ...link, '-o', output, source]);
+}
+
+async function compileForkPoint(output) {
+  const source = join(root, 'guest/forkpoint/vmfork-point.c');
+  const warnings = ['-std=c11', '-D_GNU_SOURCE', '-Wall', '-Wextra', '-Werror'];
+  const lean = ['-Os', '-static', '-no-pie', '-s', '-fno-asynchronous-unwind-tables'];
+  await runTool('musl-gcc', [...warnings, ...lean, '-Wl,--build-id=none', '-o', output, source]);
 }
 
 async function makeImage(tree, image) {
