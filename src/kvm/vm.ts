@@ -36,7 +36,7 @@ import { throwIfAborted, type WaitOptions } from '../waiting.js';
 import type { GuestConsole } from './console.js';
 import type { Identity } from './identity.js';
 import type { VmState } from './lifecycle.js';
-import type { Machine } from './machine.js';
+import type { DiskSource, Machine } from './machine.js';
 
 /** One step of a boot or fork and how long it took. */
 export interface Timing {
@@ -211,6 +211,19 @@ export abstract class Vm extends EventEmitter<VmEvents> {
   /** Lets a paused guest go on. */
   resume(): Promise<void> {
     return this.machine.resume();
+  }
+
+  /**
+   * @internal Puts a disk into drive 0 (read-only) or 1; the guest finds its new size in its own time.
+   * Rejects with `VMF_DISK`.
+   */
+  attachDisk(drive: number, disk: DiskSource): Promise<void> {
+    return this.machine.attachDisk(drive, disk);
+  }
+
+  /** @internal Finishes requests under way and leaves the drive empty. Rejects with `VMF_DISK`. */
+  detachDisk(drive: number): Promise<void> {
+    return this.machine.detachDisk(drive);
   }
 
   /** Guest memory by the kernel's own accounting, bytes. */
