@@ -28,6 +28,7 @@ export async function buildGuest({ onProgress = () => {}, cacheDir, kernelTarbal
     kernelPath: join(kernel.folder, 'vmlinux'),
     initrdPath: join(initrd.folder, 'initramfs.cpio'),
     userlandPath: join(userland.folder, 'userland.erofs'),
+    imagePath: join(userland.folder, 'busybox.oci.tar'),
   };
   const manifestPath = writeManifest(options.cacheDir, { kernel, initrd, userland }, paths);
   return { ...paths, manifestPath, cached: kernel.cached && initrd.cached && userland.cached };
@@ -98,6 +99,7 @@ function writeManifest(cacheDir, { kernel, initrd, userland }, paths) {
     systemMapPath: join(kernel.folder, 'System.map'),
     initrd: describe(paths.initrdPath, initrd.key),
     userland: describe(paths.userlandPath, userland.key),
+    image: describe(paths.imagePath, userland.key),
   };
   const stored = manifest.kernel.sizeBytes + manifest.initrd.sizeBytes;
   if (stored > maxStoredBytes) throw new Failure(`kernel and initramfs have ${stored} bytes`);

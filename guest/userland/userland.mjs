@@ -17,13 +17,14 @@ import { Failure } from '../../scripts/lib/run.mjs';
 import { readSegments } from '../kernel/elf.mjs';
 import { cached } from '../lib/cache.mjs';
 import { runTool, toolVersion } from '../lib/tools.mjs';
+import { makeBusyboxImage } from './image.mjs';
 
 const busyboxPaths = ['/bin/busybox', '/usr/bin/busybox', '/bin/busybox.static'];
 const ptInterp = 3;
 /** Any constant will do: it keeps the image reproducible. */
 const imageUuid = '5d1fb1a4-6a0c-4d8e-9c39-3e1d2f0b7a61';
 
-/** { folder, cached, key }: userland.erofs is in the folder. */
+/** { folder, cached, key }: userland.erofs and busybox.oci.tar are in the folder. */
 export async function buildUserland({ cacheDir, onProgress }) {
   const busybox = findBusybox();
   const inputs = ['guest/userland', 'guest/forkpoint'].flatMap((folder) => listFiles(folder));
@@ -37,9 +38,11 @@ export async function buildUserland({ cacheDir, onProgress }) {
   const result = await cached({ cacheDir, name: 'userland', key, onProgress }, async (folder) => {
     onProgress('userland: building the image');
     const tree = join(folder, 'tree');
-    await populate(tree, busybox);
+    const applets = await listApplets(busybox);
+    await populate(tree, busybox, applets);
     await makeImage(tree, join(folder, 'userland.erofs'));
     await rm(tree, { recursive: true });
+    await makeBusyboxImage(busybox, applets, join(folder, 'busybox.oci.tar'));
   });
   return { ...result, key };
 }
@@ -51,13 +54,13 @@ function findBusybox() {
   throw new Failure(`no static busybox at ${busyboxPaths.join(', ')}; install busybox-static`);
 }
 
-async function populate(tree, busybox) {
+async function populate(tree, busybox, applets) {
   for (const name of ['bin', 'sbin', 'lib', 'lib64', 'share'])
     mkdirSync(join(tree, name), { recursive: true });
   const program = join(tree, 'bin/busybox');
   writeFileSync(program, readFileSync(busybox), { mode: 0o755 });
   // Hard links, not symbolic ones: the guest's kernel resolves one name less for each command.
-  for (const applet of await applets(busybox)) {
+  for (const applet of mergeUsr(applets)) {
     if (!existsSync(join(tree, applet))) linkSync(program, join(tree, applet));
   }
   rmSync(join(tree, 'bin/true'), { force: true });
@@ -65,12 +68,15 @@ async function populate(tree, busybox) {
   await compileForkPoint(join(tree, 'bin/vmfork-point'));
 }
 
+async function listApplets(busybox) {
+  const applets = [];
+  await runTool(busybox, ['--list-full'], { onLine: (line) => applets.push(line) });
+  return applets.sort();
+}
+
 /** Paths below /usr: busybox lists bin/, sbin/, usr/bin/ and usr/sbin/, which a merged /usr folds into two. */
-async function applets(busybox) {
-  const paths = [];
-  await runTool(busybox, ['--list-full'], {
-    onLine: (line) => paths.push(line.replace(/^usr\//, '')),
-  });
+function mergeUsr(applets) {
+  const paths = applets.map((applet) => applet.replace(/^usr\//, ''));
   return paths.filter((path) => /^s?bin\/[^/]+$/.test(path)).sort();
 }
 

@@ -15,6 +15,8 @@ export interface Guest {
   initrdPath: string;
   /** Read-only image, mounted at /usr. */
   userlandPath: string;
+  /** An OCI image of busybox, to run containers from where there is no registry. */
+  imagePath: string;
   kernelRelease: string;
   /** Command line words for every host, and those for PVM hosts besides. */
   cmdline: { common: string; pvm: string };
@@ -26,6 +28,7 @@ interface Manifest {
   kernel: { path: string };
   initrd: { path: string };
   userland: { path: string };
+  image: { path: string };
 }
 
 type BuildGuest = (options: {
@@ -92,10 +95,12 @@ function readGuest(manifestPath: string): Guest | null {
       kernelPath: partOf(manifest.kernel),
       initrdPath: partOf(manifest.initrd),
       userlandPath: partOf(manifest.userland),
+      imagePath: partOf(manifest.image),
       kernelRelease: manifest.kernelRelease,
       cmdline: manifest.cmdline,
     };
-    for (const path of [guest.kernelPath, guest.initrdPath, guest.userlandPath]) statSync(path);
+    const { kernelPath, initrdPath, userlandPath, imagePath } = guest;
+    for (const path of [kernelPath, initrdPath, userlandPath, imagePath]) statSync(path);
     return guest;
   } catch {
     return null;

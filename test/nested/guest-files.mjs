@@ -10,7 +10,8 @@ export async function guestArtefacts() {
   if (!existsSync(script)) return { env: {}, guestFiles: [] };
   const { buildGuest } = await import(script);
   const guest = await buildGuest({ onProgress: (line) => console.error(line) });
-  const paths = [guest.kernelPath, guest.initrdPath, guest.userlandPath, guest.manifestPath];
+  const { kernelPath, initrdPath, userlandPath, imagePath, manifestPath } = guest;
+  const paths = [kernelPath, initrdPath, userlandPath, imagePath, manifestPath];
   return {
     env: {},
     guestFiles: paths.map((path) => [path, join('cache', relative(cacheDir(), path))]),

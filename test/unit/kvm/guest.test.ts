@@ -28,6 +28,7 @@ function makeGuest(id: string, ageSeconds: number): void {
     kernel: part('kernel', 'vmlinux'),
     initrd: part('initramfs', 'initramfs.cpio'),
     userland: part('userland', 'userland.erofs'),
+    image: part('userland', 'busybox.oci.tar'),
   };
   const path = join(guest, `manifest-${id}.json`);
   writeFileSync(path, JSON.stringify(manifest));
@@ -46,6 +47,7 @@ test('the newest guest is found, in a cache that was moved', () => {
     id: 'new',
     kernelPath: join(cache, 'guest/kernel-new/vmlinux'),
     userlandPath: join(cache, 'guest/userland-new/userland.erofs'),
+    imagePath: join(cache, 'guest/userland-new/busybox.oci.tar'),
   });
 });
 
