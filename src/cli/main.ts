@@ -10,6 +10,7 @@ import { doctor } from './doctor.js';
 import { type ExecCliOptions, exec } from './exec.js';
 import { EXIT, EXIT_HELP } from './exit-codes.js';
 import { describeFailure, failureToJson } from './failure.js';
+import { images, importImage, inspect, pull, rmi } from './images.js';
 import { note, printJson } from './output.js';
 
 const JSON_OPTION = '--json';
@@ -66,6 +67,43 @@ program
   .action((argv: string[], options: ExecCliOptions) =>
     conclude(() => exec(argv, options), options),
   );
+
+program
+  .command('pull')
+  .description('get an image from its registry')
+  .argument('<image>', 'name as for docker pull: alpine, host:port/name:tag, name@sha256:…')
+  .option('--platform <os/arch>', 'default linux/amd64')
+  .option('--insecure', 'accept plain HTTP and unverified certificates')
+  .option(JSON_OPTION, JSON_HELP)
+  .action((image: string, options) => conclude(() => pull(image, options), options));
+
+program
+  .command('import')
+  .description('take an image from an OCI layout (folder or tar) or what docker save wrote')
+  .argument('<path>', 'the folder or file')
+  .option('--reference <name>', 'name to give it, or to choose from an archive of several')
+  .option('--platform <os/arch>', 'default linux/amd64')
+  .option(JSON_OPTION, JSON_HELP)
+  .action((path: string, options) => conclude(() => importImage(path, options), options));
+
+program
+  .command('images')
+  .description('list the images in the store')
+  .option(JSON_OPTION, JSON_HELP)
+  .action((options) => conclude(() => images(options), options));
+
+program
+  .command('rmi')
+  .description('forget images, and free what nothing else uses')
+  .argument('<image...>', 'names, or digests of manifests')
+  .option(JSON_OPTION, JSON_HELP)
+  .action((names: string[], options) => conclude(() => rmi(names, options), options));
+
+program
+  .command('inspect')
+  .description('show an image as JSON: layers, and how it says it is run')
+  .argument('<image>', 'name, or digest of a manifest')
+  .action((image: string) => conclude(() => inspect(image), { json: true }));
 
 try {
   await program.parseAsync();
