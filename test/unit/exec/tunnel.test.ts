@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { Command } from '#src/exec/command.js';
 import { dialTcp, dialUnix } from '#src/exec/dial.js';
@@ -163,43 +164,56 @@ describe('tunnels', () => {
   });
 });
 
-/** Waits at the fork point of the agent; then says what it was given and echoes a line. */
-const CLIENT = `
-import socket, struct, sys
-point = socket.socket(socket.AF_UNIX)
-point.connect(sys.argv[1])
-point.sendall(b'FORK-POINT 1 %s\\n' % sys.argv[2].encode())
-stream = point.makefile('rwb')
-size, = struct.unpack('<I', stream.read(4))
-body = stream.read(size)
-argc, envc = struct.unpack('<II', body[:8])
-*strings, data = body[8:].split(b'\\0', argc + envc)
-stream.write(repr((strings[:argc], strings[argc:], data)).encode() + b'\\n')
+// The clients of examples/ wait; then they say what they were given and echo a line.
+const PYTHON = `
+import json, runpy, sys
+fork_point = runpy.run_path('examples/fork-point.py')['fork_point']
+argv, env, data, stream = fork_point(sys.argv[2], sys.argv[1])
+stream.write(json.dumps([argv, env, list(data)]).encode() + b'\\n')
 stream.flush()
 stream.write(b'echo ' + stream.readline())
 stream.flush()
 `;
+const NODE = `
+import { forkPoint } from '${pathToFileURL('examples/fork-point.mjs')}';
+const [path, name] = process.argv.slice(1);
+const { argv, env, data, stream } = await forkPoint(name, path);
+stream.write(JSON.stringify([argv, env, [...data]]) + '\\n');
+stream.once('data', (line) => stream.end('echo ' + line));
+`;
+const CLIENTS: Record<string, string[]> = {
+  python: ['python3', '-c', PYTHON],
+  node: [process.execPath, '--input-type=module', '-e', NODE],
+};
 
-function wait(name: string): Command {
+function wait(name: string, client = 'python'): Command {
   const socket = join(agent.root, 'run/vmfork/fork-point.sock');
-  const argv = ['python3', '-c', CLIENT, socket, name];
+  const argv = [...(CLIENTS[client] as string[]), socket, name];
   const env = { PATH: process.env.PATH ?? '', HOME: process.env.HOME ?? '' };
-  return new Command(agent.session, argv, { stdin: 'ignore', stderr: 'stdout', env });
+  return new Command(agent.session, argv, {
+    stdin: 'ignore',
+    stderr: 'stdout',
+    env,
+    cwd: process.cwd(),
+  });
 }
 
 describe('fork points', () => {
-  test('a process gets its payload and goes on over the stream', async () => {
-    const command = wait('warm');
-    await expect(agent.session.forkPoints.wait(undefined, {})).resolves.toBe('warm');
-    const payload = { argv: ['a', 'ü b'], env: { K: 'v=w' }, data: Buffer.from([0, 255]) };
-    const stream = await releaseForkPoint(agent.session, payload, {});
-    stream.end('hello\n');
-    await expect(text(stream)).resolves.toBe(
-      `([b'a', b'\\xc3\\xbc b'], [b'K=v=w'], b'\\x00\\xff')\necho hello\n`,
-    );
-    await expect(command.exited).resolves.toMatchObject({ exitCode: 0 });
-    expect(agent.session.forkPoints.names).toEqual([]);
-  });
+  test.each(Object.keys(CLIENTS))(
+    'a process gets its payload and goes on over the stream: %s',
+    async (client) => {
+      const command = wait('warm', client);
+      await expect(agent.session.forkPoints.wait(undefined, {})).resolves.toBe('warm');
+      const payload = { argv: ['a', 'ü b'], env: { K: 'v=w' }, data: Buffer.from([0, 255]) };
+      const stream = await releaseForkPoint(agent.session, payload, {});
+      stream.end('hello\n');
+      const [given, echoed] = (await text(stream)).split('\n');
+      expect(JSON.parse(given as string)).toEqual([['a', 'ü b'], { K: 'v=w' }, [0, 255]]);
+      expect(echoed).toBe('echo hello');
+      await expect(command.exited).resolves.toMatchObject({ exitCode: 0 });
+      expect(agent.session.forkPoints.names).toEqual([]);
+    },
+  );
 
   test('one that dies is no longer there', async () => {
     const command = wait('warm');
