@@ -3,14 +3,12 @@
 import { createHash, type Hash } from 'node:crypto';
 import { VmforkError } from '../errors.js';
 
-/** The algorithms registered by the OCI image specification (descriptor.md, "Registered Algorithms") that Node has. */
-const HEX_DIGITS: Readonly<Record<string, number>> = { sha256: 64, sha512: 128 };
+// The algorithms registered by the OCI image specification (descriptor.md, "Registered Algorithms") that Node has.
+const DIGEST = /^(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/;
 
 /** Whether a text is a digest that this library can check: `sha256:` or `sha512:` and lower hex digits. */
 export function isDigest(text: unknown): text is string {
-  if (typeof text !== 'string') return false;
-  const match = /^(sha256|sha512):([0-9a-f]+)$/.exec(text);
-  return match?.[2]?.length === HEX_DIGITS[match?.[1] ?? ''];
+  return typeof text === 'string' && DIGEST.test(text);
 }
 
 /** Splits a checked digest. */
