@@ -143,11 +143,8 @@ TEST(DriverThatRepeatsAHeadIsHeldToTheRingsSize) {
   Blocker blocker(d.threads);
   d.Send(VIRTIO_BLK_T_OUT, 0, 0, std::string(512, 'x'));
   d.m.transport.Notify();
-  const auto used_index = [&d] {
-    uint16_t index = 0;
-    std::memcpy(&index, d.m.ram.At(d.m.driver.queues[0].used + 2), sizeof index);
-    return index;
-  };
+  auto& used = *reinterpret_cast<uint16_t*>(d.m.ram.At(d.m.driver.queues[0].used + 2));
+  const auto used_index = [&used] { return std::atomic_ref(used).load(); };
   uint16_t published = 1;
   for (; published < 100; ++published) {
     uint16_t head = 0;
