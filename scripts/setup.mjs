@@ -30,12 +30,13 @@ const groups = {
     'erofs-utils',
     'busybox-static',
     'libclang-rt-19-dev',
+    'openssl',
     'qemu-system-x86',
     'skopeo',
     'umoci',
     'util-linux',
   ],
-  bench: ['mmdebstrap', 'qemu-system-x86'],
+  bench: ['mmdebstrap', 'qemu-system-x86', 'zstd'],
 };
 
 /** Makes sure that the packages of these groups are there; the note says how many had to be installed. */

@@ -4,7 +4,15 @@ import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { ImageProgress } from '#src/oci/progress.js';
 import { ImageStore } from '#src/oci/store.js';
-import { type Layers, makeLayout, readLayer, Scratch, skopeo } from '../../helpers/oci/images.js';
+import {
+  digestOf,
+  type Layers,
+  makeLayout,
+  readLayer,
+  run,
+  Scratch,
+  skopeo,
+} from '../../helpers/oci/images.js';
 import { Registry } from '../../helpers/oci/registry.js';
 import { TokenService } from '../../helpers/oci/token-service.js';
 
@@ -107,6 +115,37 @@ describe('without authorization', () => {
     expect(new Set(reports.map(({ phase }) => phase))).toEqual(
       new Set(['resolve', 'exists', 'done']),
     );
+  });
+
+  test('of an index the image for the platform is pulled, by tag and by digest', async () => {
+    const { host } = registry;
+    const layout = scratch.file('layout');
+    run('umoci', 'tag', '--image', `${layout}:v1`, 'arm');
+    run('umoci', 'config', '--image', `${layout}:arm`, '--architecture=arm64');
+    await skopeo(`oci:${layout}:arm`, `docker://${host}/app/multi:arm`, ...plainHttp);
+    await skopeo(source(), `docker://${host}/app/multi:amd`, ...plainHttp);
+    const entries = await Promise.all(
+      ['arm64', 'amd64'].map(async (architecture) => {
+        const url = `http://${host}/v2/app/multi/manifests/${architecture.slice(0, 3)}`;
+        const mediaType = 'application/vnd.oci.image.manifest.v1+json';
+        const answer = await fetch(url, { headers: { accept: mediaType } });
+        const bytes = Buffer.from(await answer.arrayBuffer());
+        const platform = { os: 'linux', architecture };
+        return { mediaType, digest: digestOf(bytes), size: bytes.length, platform };
+      }),
+    );
+    const type = 'application/vnd.oci.image.index.v1+json';
+    const index = JSON.stringify({ schemaVersion: 2, mediaType: type, manifests: entries });
+    const put = { method: 'PUT', body: index, headers: { 'content-type': type } };
+    expect((await fetch(`http://${host}/v2/app/multi/manifests/v1`, put)).status).toBe(201);
+    const store = await openStore();
+    const amd64 = await store.pull(`${host}/app/multi:v1`);
+    expect(amd64.digest).toBe(entries[1]?.digest);
+    const name = `${host}/app/multi@${digestOf(Buffer.from(index))}`;
+    const arm64 = await store.pull(name, { platform: 'linux/arm64' });
+    expect(arm64.config.architecture).toBe('arm64');
+    const missing = store.pull(name, { platform: 'linux/riscv64' });
+    await expect(missing).rejects.toMatchObject({ code: 'VMF_IMAGE_NOT_FOUND' });
   });
 
   test('says which image, tag or platform there is not', async () => {
