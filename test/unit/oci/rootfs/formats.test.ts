@@ -1,22 +1,33 @@
 // Archives as GNU tar writes them, in every format, read back through the host's kernel and compared with the packed tree.
 
 import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import {
+  appendFileSync,
   chownSync,
+  closeSync,
+  ftruncateSync,
   linkSync,
   mkdirSync,
+  openSync,
   readFileSync,
+  readSync,
   symlinkSync,
   truncateSync,
   utimesSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
+import { buildRootfs, type LayerSource } from '#src/oci/rootfs/index.js';
 import { archive, directory, member, paxMember } from './tar-maker.js';
-import { listTree, scratch, treeOf, withImage } from './trees.js';
+import { layerOf, listTree, scratch, treeOf, withImage, withMounted } from './trees.js';
+
+vi.setConfig({ testTimeout: 60_000 });
 
 const MiB = 2 ** 20;
+const GiB = 2 ** 30;
 
 /** A tree with whatever the format can hold. */
 function makeTree(root: string, { longNames = true, xattrs = false } = {}): void {
@@ -96,25 +107,12 @@ describe('archives of GNU tar', () => {
     it(`reads sparse files of ${options.join(' ')} without storing their holes`, async () => {
       using source = scratch();
       using out = scratch();
-      const data = join(source.path, 'sparse');
-      writeFileSync(data, '');
-      truncateSync(data, 64 * MiB);
+      const data = openSync(join(source.path, 'sparse'), 'w');
       for (let part = 1; part < 40; part++) {
-        const seek = `seek=${part * MiB + part * 517}`;
-        execFileSync(
-          'dd',
-          [
-            'if=/dev/urandom',
-            `of=${data}`,
-            'bs=1000',
-            'count=9',
-            'oflag=seek_bytes',
-            'conv=notrunc',
-            seek,
-          ],
-          { stdio: 'ignore' },
-        );
+        writeSync(data, randomBytes(9000), 0, 9000, part * (MiB + 517));
       }
+      ftruncateSync(data, 64 * MiB);
+      closeSync(data);
       writeFileSync(join(source.path, 'hole'), '');
       truncateSync(join(source.path, 'hole'), 10 * MiB + 1);
       writeFileSync(join(source.path, 'after'), 'after');
@@ -124,6 +122,56 @@ describe('archives of GNU tar', () => {
       await withImage([tar], () => {}, { imageBytes: 2 * MiB });
     });
   }
+});
+
+describe('files of more than 8 GiB', () => {
+  for (const format of ['gnu', 'posix']) {
+    it(`are read from format ${format}`, async () => {
+      using source = scratch();
+      using out = scratch();
+      const size = 9 * GiB + 3;
+      const path = join(source.path, 'huge');
+      writeFileSync(path, 'begin');
+      truncateSync(path, size - 3);
+      appendFileSync(path, 'end');
+      const tar = gnuTar(source.path, out.path, ['-S', `--format=${format}`]);
+      await withImage([tar], (root) => {
+        const file = openSync(join(root, 'huge'), 'r');
+        const read = (position: number, length: number) => {
+          const bytes = Buffer.alloc(length);
+          return bytes.toString('latin1', 0, readSync(file, bytes, 0, length, position));
+        };
+        expect([read(0, 6), read(5 * GiB, 1), read(size - 4, 10)]).toEqual([
+          'begin\0',
+          '\0',
+          '\0end',
+        ]);
+        closeSync(file);
+      });
+    });
+  }
+});
+
+describe('a hidden file of more than 8 GiB', () => {
+  it('is passed over without being stored', async () => {
+    using folder = scratch();
+    const output = join(folder.path, 'image');
+    const piece = Buffer.alloc(4 * MiB);
+    const below: LayerSource = {
+      async *open() {
+        yield member({ name: 'huge', size: 9 * GiB });
+        for (let at = 0; at < 9 * GiB; at += piece.length) yield piece;
+        yield archive({ name: 'after', content: 'after' });
+      },
+    };
+    const layers = [below, layerOf(archive({ name: 'huge', content: 'small' }))];
+    const { sizeBytes } = await buildRootfs({ layers, output });
+    expect(sizeBytes).toBe(4 * 4096);
+    withMounted(output, folder.path, (root) => {
+      const read = (name: string) => readFileSync(join(root, name), 'utf8');
+      expect([read('huge'), read('after')]).toEqual(['small', 'after']);
+    });
+  });
 });
 
 describe('archives of other tools', () => {

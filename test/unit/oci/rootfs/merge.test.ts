@@ -5,9 +5,11 @@ import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { archive, directory, hardlink, type Member, symlink } from './tar-maker.js';
 import { type Listing, listTree, scratch, treeOf } from './trees.js';
+
+vi.setConfig({ testTimeout: 60_000 });
 
 const sha256 = (bytes: Buffer | string) => createHash('sha256').update(bytes).digest('hex');
 
