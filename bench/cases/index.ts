@@ -7,6 +7,7 @@ import { exec } from './exec.js';
 import { firstResponse } from './first-response.js';
 import { fork } from './fork.js';
 import { hundred } from './hundred.js';
+import { imageBuild } from './image-build.js';
 import { memory } from './memory.js';
 import { micro } from './micro.js';
 import { peerQemu } from './peer-qemu.js';
@@ -21,5 +22,6 @@ export const CASES: readonly BenchCase[] = [
   memory,
   hundred,
   stream,
+  imageBuild,
   peerQemu,
 ];
