@@ -1,11 +1,12 @@
 // Root filesystem images kept by content: the same layers are built once. An entry is a directory with the image and its
 // facts, made under another name and renamed, so it is there completely or not at all, whoever is killed when.
 
-import { createHash, randomBytes } from 'node:crypto';
-import { readlinkSync } from 'node:fs';
+import { createHash } from 'node:crypto';
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { VmforkError } from '../../errors.js';
+import { hasErrno } from '../failure.js';
+import { isOwnerAlive, ownedName } from '../owner.js';
 import { type BuildRootfsOptions, buildRootfs, type RootfsInfo, WRITER_VERSION } from './build.js';
 import { systemFailure } from './system-failure.js';
 
@@ -18,8 +19,7 @@ export interface EnsureRootfsOptions extends Omit<BuildRootfsOptions, 'output'> 
 const IMAGE = 'rootfs.erofs';
 const FACTS = 'rootfs.json';
 const DIFF_ID = /^[a-z0-9]+(?:[+._-][a-z0-9]+)*:[0-9a-f]{32,128}$/;
-/** Files of a building whose process cannot be asked for count as abandoned when they are so old. */
-const ABANDONED_AFTER_MS = 24 * 60 * 60 * 1000;
+const UNFINISHED = '.tmp-';
 
 const running = new Map<string, Promise<RootfsInfo>>();
 
@@ -101,8 +101,7 @@ async function publish(temporary: string, entry: string): Promise<void> {
       const parent = await open(join(entry, '..'));
       return await parent.sync().finally(() => parent.close());
     } catch (failure) {
-      const { code } = failure as NodeJS.ErrnoException;
-      if (code !== 'ENOTEMPTY' && code !== 'EEXIST') throw failure;
+      if (!hasErrno(failure, 'ENOTEMPTY') && !hasErrno(failure, 'EEXIST')) throw failure;
       if (await readEntry(entry)) return;
       const damaged = join(entry, '..', temporaryName());
       await rename(entry, damaged).catch(() => {}); // Somebody else may have done it just now.
@@ -131,34 +130,16 @@ async function attempt<T>(operation: string, path: string, action: () => Promise
   }
 }
 
-/** `.tmp-<pid namespace>-<pid>-<random>`: whoever finds it can ask whether its process still lives. */
-const temporaryName = () =>
-  `.tmp-${pidNamespace()}-${process.pid}-${randomBytes(6).toString('hex')}`;
-
-const pidNamespace = () => /\d+/.exec(readlinkSync('/proc/self/ns/pid'))?.[0] ?? '0';
+/** Whoever finds it can ask whether its owner still lives. */
+const temporaryName = () => `${UNFINISHED}${ownedName()}`;
 
 /** Removes what processes left behind that were killed while they built. */
 async function removeAbandoned(dir: string): Promise<void> {
   for (const name of await readdir(dir)) {
-    const match = /^\.tmp-(\d+)-(\d+)-/.exec(name);
-    if (!match) continue;
+    if (!name.startsWith(UNFINISHED)) continue;
     const path = join(dir, name);
-    const isOurNamespace = match[1] === pidNamespace();
-    if (isOurNamespace ? !isAlive(Number(match[2])) : await isOld(path)) {
-      await rm(path, { recursive: true, force: true });
-    }
+    const facts = await stat(path).catch(() => undefined);
+    if (!facts || isOwnerAlive(name.slice(UNFINISHED.length), facts.mtimeMs)) continue;
+    await rm(path, { recursive: true, force: true });
   }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (failure) {
-    return (failure as NodeJS.ErrnoException).code === 'EPERM';
-  }
-}
-
-async function isOld(path: string): Promise<boolean> {
-  const facts = await stat(path).catch(() => undefined);
-  return facts !== undefined && Date.now() - facts.mtimeMs > ABANDONED_AFTER_MS;
 }

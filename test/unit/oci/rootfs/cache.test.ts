@@ -5,6 +5,8 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { ensureRootfs, type LayerSource } from '#src/oci/rootfs/index.js';
 import { archive, directory } from './tar-maker.js';
@@ -111,40 +113,51 @@ describe('ensureRootfs', () => {
   });
 });
 
-describe('what a killed process leaves', () => {
-  const waits = `process.stdout.write('ready'); setInterval(() => {}, 1000);`;
+describe('a process that is killed while it builds', () => {
+  const program = fileURLToPath(new URL('./fixtures/builder.mjs', import.meta.url));
+  const layer = archive(
+    ...Array.from({ length: 300 }, (_, index) => ({ name: `f${index}`, content: 'x' })),
+  );
 
-  it('is removed when its process is gone, and kept while it lives', async () => {
-    using folder = scratch();
-    const child = spawn(process.execPath, ['-e', waits]);
+  /** Starts a process that builds from this archive, and kills it after a while. */
+  async function killedBuilder(dir: string, tarPath: string, afterMs: number): Promise<void> {
+    const stdio = ['ignore', 'pipe', 'inherit'] as const;
+    const child = spawn(process.execPath, [program, dir, tarPath, sha256(layer)], {
+      stdio: [...stdio],
+    });
+    const ended = once(child, 'exit');
     await once(child.stdout, 'data');
-    const namespace = /\d+/.exec(
-      execFileSync('readlink', ['/proc/self/ns/pid'], { encoding: 'utf8' }),
-    )?.[0];
-    const left = join(folder.path, `.tmp-${namespace}-${child.pid}-0123456789ab`);
-    execFileSync('mkdir', [left]);
-    writeFileSync(join(left, 'rootfs.erofs'), 'half');
-    await ensureRootfs({ dir: folder.path, layers: [counted(tar)] });
-    expect(readdirSync(folder.path)).toHaveLength(2);
+    await sleep(afterMs);
     child.kill('SIGKILL');
-    await once(child, 'exit');
-    await ensureRootfs({ dir: folder.path, layers: [counted(archive({ name: 'other' }))] });
-    expect(readdirSync(folder.path).filter((name) => name.startsWith('.tmp-'))).toEqual([]);
-    expect(readdirSync(folder.path)).toHaveLength(2);
+    await ended;
+  }
+
+  it('leaves nothing that is used, and the next one removes the rest', async () => {
+    using folder = scratch();
+    const dir = join(folder.path, 'cache');
+    const tarPath = join(folder.path, 'layer.tar');
+    writeFileSync(tarPath, layer);
+    for (const afterMs of [0, 15, 40, 120]) await killedBuilder(dir, tarPath, afterMs);
+    const before = readdirSync(dir);
+    expect(before.length).toBeGreaterThan(0);
+    expect(before.every((name) => name.startsWith('.tmp-'))).toBe(true);
+    const built = await ensureRootfs({ dir, layers: [counted(layer)] });
+    expect(readdirSync(dir)).toHaveLength(1);
+    expect(built.digest).toBe(sha256(readFileSync(built.path)));
+    expect(built.entries).toBe(300);
   });
 
-  it('of another process namespace is removed when it is a day old', async () => {
+  it('on another machine or before a reboot: is given a day', async () => {
     using folder = scratch();
     for (const [name, age] of [
-      ['.tmp-1-1-aa', '2 days ago'],
-      ['.tmp-1-1-bb', 'now'],
+      ['.tmp-0-1-1-aa', '2 days ago'],
+      ['.tmp-0-1-1-bb', 'now'],
     ] as const) {
       execFileSync('mkdir', [join(folder.path, name)]);
       execFileSync('touch', ['-d', age, join(folder.path, name)]);
     }
     await ensureRootfs({ dir: folder.path, layers: [counted(tar)] });
-    expect(readdirSync(folder.path).filter((name) => name.startsWith('.'))).toEqual([
-      '.tmp-1-1-bb',
-    ]);
+    const left = readdirSync(folder.path).filter((name) => name.startsWith('.'));
+    expect(left).toEqual(['.tmp-0-1-1-bb']);
   });
 });
