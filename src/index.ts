@@ -1,5 +1,12 @@
 // vmfork: boot a Linux guest on KVM once, then fork it. This is the whole public surface.
 
+export type { AttachOptions, Rootfs } from './container/attach.js';
+export { Container, type ContainerExit } from './container/container.js';
+export type { RunConfig } from './container/merge-config.js';
+export type { StreamOptions } from './container/process.js';
+export type { RlimitValue } from './container/rlimits.js';
+export type { RunOptions, RunResult, StartOptions } from './container/runtime.js';
+export type { ContainerOptions } from './container/spec.js';
 export { ERROR_CODES, type ErrorCode, VmforkError } from './errors.js';
 export { Command, type ExitStatus } from './exec/command.js';
 export type { ExecResult } from './exec/exec.js';
@@ -23,6 +30,33 @@ export type {
   NativeMemory as VmMemory,
   NativeSnapshotInfo as SnapshotInfo,
 } from './native.js';
+export type { Credentials } from './oci/credentials.js';
+export type { Garbage } from './oci/garbage.js';
+export { type ImageLayer, StoredImage } from './oci/image.js';
+export {
+  BUILT_IN_IMAGE,
+  findImage,
+  type PreparedRootfs,
+  type PrepareRootfsOptions,
+  prepareRootfs,
+} from './oci/prepare.js';
+export type { ImageProgress } from './oci/progress.js';
+export { ImageReference, parseReference } from './oci/reference.js';
+export {
+  type BuildRootfsOptions,
+  buildRootfs,
+  type LayerSource,
+  type RootfsInfo,
+  type RootfsLimits,
+  type RootfsProgress,
+} from './oci/rootfs/index.js';
+export type { ContainerConfig, ImageConfig } from './oci/schemas.js';
+export {
+  ImageStore,
+  type ImageStoreOptions,
+  type ImportOptions,
+  type PullOptions,
+} from './oci/store.js';
 export type {
   BootOptions,
   ConnectTcpOptions,

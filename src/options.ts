@@ -14,6 +14,13 @@ export interface SpawnOptions extends WaitOptions {
   env?: Record<string, string> | undefined;
   /** Working directory in the guest. Default `/`. */
   cwd?: string | undefined;
+  /**
+   * Where it runs. Default: in the container when one is running, with its environment (`env` adds to it), directory, user
+   * and privileges; else in the guest beside it.
+   */
+  in?: 'container' | 'guest' | undefined;
+  /** In a container: `name`, `uid`, `name:group` or `uid:gid`, looked up inside the image. Default: the container's. */
+  user?: string | undefined;
   /** User id, 0 to 4294967294. Default 0. */
   uid?: number | undefined;
   /** Group id, 0 to 4294967294. Default 0. */
@@ -177,6 +184,8 @@ const COMMAND_OPTIONS: Rules = {
   ...WAIT_OPTIONS,
   env,
   cwd: text(),
+  in: oneOf('container', 'guest'),
+  user: text(),
   uid: integer(0, U32_MAX - 1),
   gid: integer(0, U32_MAX - 1),
   pty,

@@ -3,10 +3,9 @@
 import { finished, type Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { VmforkError } from '../errors.js';
-import { checkOptions, EXEC_OPTIONS, type ExecOptions } from '../options.js';
+import { checkOptions, EXEC_OPTIONS, type ExecOptions, type SpawnOptions } from '../options.js';
 import { throwIfAborted, watchLimits } from '../waiting.js';
-import { Command } from './command.js';
-import type { Session } from './session.js';
+import type { Command } from './command.js';
 
 const DEFAULT_MAX_BUFFER_BYTES = 16 * 1024 * 1024;
 
@@ -30,19 +29,22 @@ export interface ExecResult<T extends string | Buffer = string> {
   aborted: boolean;
 }
 
-/** Runs argv; see `vm.exec()`. */
+/** Starts a command with the streams that it is to have. */
+export type StartCommand = (options: SpawnOptions) => Command;
+
+/** Runs what `start` starts to its end; see `vm.exec()`. */
 export function execute(
-  session: Session,
+  start: StartCommand,
   argv: readonly string[],
   options: ExecOptions & { encoding: 'buffer' },
 ): Promise<ExecResult<Buffer>>;
 export function execute(
-  session: Session,
+  start: StartCommand,
   argv: readonly string[],
   options?: ExecOptions,
 ): Promise<ExecResult<string>>;
 export async function execute(
-  session: Session,
+  start: StartCommand,
   argv: readonly string[],
   options: ExecOptions = {},
 ): Promise<ExecResult<string> | ExecResult<Buffer>> {
@@ -50,10 +52,7 @@ export async function execute(
   throwIfAborted('exec', options.signal);
   const startedAt = performance.now();
   const { stdin, timeoutMs, signal, maxBuffer, encoding, ...rest } = options;
-  const command = new Command(session, argv, {
-    ...rest,
-    stdin: stdin === undefined ? 'ignore' : 'pipe',
-  });
+  const command = start({ ...rest, stdin: stdin === undefined ? 'ignore' : 'pipe' });
   const stop = watchLimits('exec', { timeoutMs, signal }, (error) => command.abandon(error));
   const most = maxBuffer ?? DEFAULT_MAX_BUFFER_BYTES;
   const output = new Output(command, most);

@@ -160,6 +160,17 @@ export class Session {
     return { id, stream };
   }
 
+  /** Waits for a process at a fork point; see `vm.waitForForkPoint()`. */
+  async waitForForkPoint(name: string | undefined, limits: WaitOptions): Promise<string> {
+    this.#assertOpen();
+    this.#retain();
+    try {
+      return await this.forkPoints.wait(name, limits);
+    } finally {
+      this.#release();
+    }
+  }
+
   /** Brings the agent to rest. Until {@link thaw}, what callers send is kept back. */
   async quiesce(limits: WaitOptions = {}): Promise<void> {
     this.#assertOpen();

@@ -13,7 +13,7 @@ const LAST_SIGNAL = 64;
 
 /** The number of a signal given by name or number; throws `VMF_OPTIONS` for what is neither. */
 export function signalNumber(signal: NodeJS.Signals | number): number {
-  const number = typeof signal === 'number' ? signal : constants.signals[signal];
+  const number = typeof signal === 'number' ? signal : numberOf(signal);
   if (Number.isInteger(number) && number >= 1 && number <= LAST_SIGNAL) return number;
   throw new VmforkError(
     'VMF_OPTIONS',
@@ -21,7 +21,11 @@ export function signalNumber(signal: NodeJS.Signals | number): number {
   );
 }
 
-/** The name of a signal, e.g. `SIGKILL` for 9; real-time signals have none and are spelt out. */
+function numberOf(name: NodeJS.Signals): number {
+  return constants.signals[name] ?? Number(/^SIG(\d+)$/.exec(name)?.[1]);
+}
+
+/** The name of a signal, e.g. `SIGKILL` for 9; real-time signals have none and are spelt `SIG40`. */
 export function signalName(number: number): NodeJS.Signals {
   return NAMES.get(number) ?? (`SIG${number}` as NodeJS.Signals);
 }

@@ -1,5 +1,6 @@
 // What a snapshot says about itself: kept as JSON beside its state, and hostile input when it is loaded.
 
+import { type Containment, containmentToJson, parseContainment } from '../container/spec-json.js';
 import { VmforkError } from '../errors.js';
 import { isForkPointName, MAX_WAITING } from '../exec/fork-point.js';
 import type { AgentInfo } from '../exec/messages.js';
@@ -24,16 +25,20 @@ export interface SnapshotMetadata {
   agent: AgentInfo;
   /** Names of the fork points at which processes wait, in the order of their coming. */
   forkPoints: readonly string[];
+  /** @internal The root filesystem and the container in it. */
+  containment: Containment;
 }
 
-export function createMetadata(
-  guest: string,
-  cid: number,
-  agent: AgentInfo,
-  forkPoints: readonly string[],
-): SnapshotMetadata {
+type Facts = Pick<SnapshotMetadata, 'guest' | 'cid' | 'agent' | 'forkPoints' | 'containment'>;
+
+export function createMetadata(facts: Facts): SnapshotMetadata {
   const createdAt = new Date().toISOString();
-  return { format: FORMAT, vmforkVersion: VERSION, createdAt, guest, cid, agent, forkPoints };
+  return { format: FORMAT, vmforkVersion: VERSION, createdAt, ...facts };
+}
+
+/** As text, for {@link parseMetadata}. */
+export function serializeMetadata(metadata: SnapshotMetadata): string {
+  return JSON.stringify({ ...metadata, containment: containmentToJson(metadata.containment) });
 }
 
 /** Reads metadata back; throws `VMF_SNAPSHOT_INVALID` or `VMF_SNAPSHOT_INCOMPATIBLE`. */
@@ -51,7 +56,8 @@ export function parseMetadata(json: string): SnapshotMetadata {
   for (const field of AGENT_NUMBERS) assertType(`metadata.agent.${field}`, agent[field], 'number');
   assertType('metadata.cid', value.cid, 'number');
   assertForkPoints(value.forkPoints);
-  return value as unknown as SnapshotMetadata;
+  const containment = parseContainment(value.containment);
+  return { ...(value as unknown as SnapshotMetadata), containment };
 }
 
 function assertForkPoints(names: unknown): void {

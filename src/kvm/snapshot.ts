@@ -28,7 +28,12 @@ import {
   settleClock,
 } from './identity.js';
 import { Machine } from './machine.js';
-import { createMetadata, parseMetadata, type SnapshotMetadata } from './metadata.js';
+import {
+  createMetadata,
+  parseMetadata,
+  type SnapshotMetadata,
+  serializeMetadata,
+} from './metadata.js';
 import type { CachedOptions } from './template-cache.js';
 import { type Timing, Vm, type VmParts } from './vm.js';
 
@@ -115,7 +120,7 @@ export class Snapshot {
   /** Writes the snapshot into a new directory, atomically. Rejects with `VMF_SYSTEM`, also when the directory exists. */
   async save(directory: string): Promise<void> {
     const native = this.#open();
-    await native.save(resolve(directory), JSON.stringify(this.metadata)).catch((error) => {
+    await native.save(resolve(directory), serializeMetadata(this.metadata)).catch((error) => {
       throw fromNative(error);
     });
   }
@@ -198,6 +203,7 @@ export class Snapshot {
       identity,
       agent: this.metadata.agent,
       guest: this.metadata.guest,
+      containment: this.metadata.containment,
       timings,
       forkPoint,
     });
@@ -250,7 +256,14 @@ export async function takeSnapshot(
   checkOptions('snapshot', WAIT_OPTIONS, options);
   throwIfAborted('snapshot', options.signal);
   const { native, forkPoints } = await machine.freeze(options);
-  const metadata = createMetadata(vm.guest, vm.identity.cid, vm.agent, forkPoints);
+  const { guest, agent, containment } = vm;
+  const metadata = createMetadata({
+    guest,
+    cid: vm.identity.cid,
+    agent,
+    forkPoints,
+    containment,
+  });
   return new Snapshot(machine.engine, native, metadata);
 }
 

@@ -56,6 +56,7 @@ export class Template extends Vm {
         identity,
         agent,
         guest,
+        containment: { fixedDisks: nativeOptions.diskPaths.length, rootfs: null, main: null },
         timings: [...clock.stages, ...native],
       });
     } catch (error) {

@@ -3,8 +3,18 @@
 import { EventEmitter } from 'node:events';
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
+import type { AttachOptions, Rootfs } from '../container/attach.js';
+import type { Container } from '../container/container.js';
+import type { StreamOptions } from '../container/process.js';
+import {
+  ContainerRuntime,
+  type RunOptions,
+  type RunResult,
+  type StartOptions,
+} from '../container/runtime.js';
+import type { Containment } from '../container/spec-json.js';
 import type { VmforkError } from '../errors.js';
-import { Command } from '../exec/command.js';
+import type { Command } from '../exec/command.js';
 import { dialTcp, dialUnix } from '../exec/dial.js';
 import { type ExecResult, execute } from '../exec/exec.js';
 import { readGuestFile, writeGuestFile } from '../exec/files.js';
@@ -27,6 +37,7 @@ import {
   PAYLOAD,
   PORT,
   type ReadFileOptions,
+  SPAWN_OPTIONS,
   type SpawnOptions,
   TCP_PORT,
   WAIT_OPTIONS,
@@ -50,6 +61,7 @@ export interface VmParts {
   identity: Identity;
   agent: AgentInfo;
   guest: string;
+  containment: Containment;
   timings: Timing[];
 }
 
@@ -76,15 +88,17 @@ export abstract class Vm extends EventEmitter<VmEvents> {
   /** @internal */
   protected readonly machine: Machine;
   readonly #timings: Timing[];
+  readonly #runtime: ContainerRuntime;
 
   /** @internal Use `Template.boot()` or `snapshot.fork()`. */
-  constructor({ machine, identity, agent, guest, timings }: VmParts) {
+  constructor({ machine, identity, agent, guest, containment, timings }: VmParts) {
     super();
     this.machine = machine;
     this.identity = identity;
     this.agent = agent;
     this.guest = guest;
     this.#timings = timings;
+    this.#runtime = new ContainerRuntime(machine, containment);
     machine.observe({
       onState: (to, from) => this.emit('state', to, from),
       onExit: (reason) => this.emit('exit', reason),
@@ -128,12 +142,73 @@ export abstract class Vm extends EventEmitter<VmEvents> {
     argv: readonly string[],
     options?: ExecOptions,
   ): Promise<ExecResult<string> | ExecResult<Buffer>> {
-    return execute(this.machine.sessionFor('exec'), argv, options);
+    this.machine.assertLegal('exec');
+    return execute((streams) => this.#runtime.spawn(argv, streams), argv, options);
   }
 
   /** Starts a command and returns its streams at once; see {@link Command}. Limits kill it when they are hit. */
-  spawn(argv: readonly string[], options?: SpawnOptions): Command {
-    return new Command(this.machine.sessionFor('spawn'), argv, options);
+  spawn(argv: readonly string[], options: SpawnOptions = {}): Command {
+    checkOptions('spawn', SPAWN_OPTIONS, options);
+    return this.#runtime.spawn(argv, options);
+  }
+
+  /**
+   * Puts a root filesystem into the guest and mounts it, with /proc, /sys, /dev and what else a container expects, and a
+   * layer for what the container writes. In a template before the snapshot, all clones share it, its page cache included; in
+   * a clone it takes a moment. Rejects with `VMF_DISK`, `VMF_ROOTFS`, and with `VMF_STATE` when there is one already.
+   */
+  attach(rootfs: Rootfs | string, options: AttachOptions = {}): Promise<void> {
+    return this.#runtime.attach(rootfs, options);
+  }
+
+  /** Unmounts the root filesystem and forgets what was written. Rejects with `VMF_ROOTFS` while a container runs. */
+  detach(options: WaitOptions = {}): Promise<void> {
+    checkOptions('detach', WAIT_OPTIONS, options);
+    return this.#runtime.detach(options);
+  }
+
+  /**
+   * Starts the main process of a container in the attached root filesystem, as the image's config says and the options
+   * change it. Unless `keep` is given, the machine ends with it. Throws `VMF_OPTIONS`, `VMF_IMAGE_INVALID`, `VMF_STATE`.
+   */
+  start(options: StartOptions = {}): Container {
+    return this.#runtime.start(options);
+  }
+
+  /**
+   * {@link start}, and waits for the end: resolves with exit code and output. Rejects as `exec()` does; a container that
+   * was cut off has been killed.
+   */
+  run(options: RunOptions & { encoding: 'buffer' }): Promise<RunResult<Buffer>>;
+  run(options?: RunOptions): Promise<RunResult<string>>;
+  run(options: RunOptions = {}): Promise<RunResult<string> | RunResult<Buffer>> {
+    return this.#runtime.run(options);
+  }
+
+  /** The container that was started here, null before. */
+  get container(): Container | null {
+    return this.#runtime.container;
+  }
+
+  /** In a clone: takes over the container that was running when the snapshot was taken. Throws `VMF_STATE` when none was. */
+  adopt(options: StreamOptions & { keep?: boolean } = {}): Container {
+    return this.#runtime.adopt(options);
+  }
+
+  /** Unpacks a tar stream below a directory of the root filesystem. Rejects with `VMF_GUEST_FILE`. */
+  async copyIn(
+    path: string,
+    tar: Readable | AsyncIterable<Uint8Array>,
+    options: WaitOptions = {},
+  ): Promise<void> {
+    checkOptions('copyIn', WAIT_OPTIONS, options);
+    return this.#runtime.copyIn(path, tar, options);
+  }
+
+  /** A file or directory of the root filesystem as a tar stream, which fails with `VMF_GUEST_FILE`. */
+  copyOut(path: string, options: WaitOptions = {}): Readable {
+    checkOptions('copyOut', WAIT_OPTIONS, options);
+    return this.#runtime.copyOut(path, options);
   }
 
   /** Dials a vsock port of the guest, 1 to 4294967294. Rejects with `VMF_CONNECTION_REFUSED` when nobody listens. */
@@ -164,7 +239,7 @@ export abstract class Vm extends EventEmitter<VmEvents> {
   /** Resolves with its name once a process of the guest waits to be forked (docs/fork-points.md). */
   async waitForForkPoint({ name, ...limits }: ForkPointOptions = {}): Promise<string> {
     checkOptions('waitForForkPoint', FORK_POINT_OPTIONS, { name, ...limits });
-    return this.machine.sessionFor('waitForForkPoint').forkPoints.wait(name, limits);
+    return this.machine.sessionFor('waitForForkPoint').waitForForkPoint(name, limits);
   }
 
   /**
@@ -224,6 +299,11 @@ export abstract class Vm extends EventEmitter<VmEvents> {
   /** @internal Finishes requests under way and leaves the drive empty. Rejects with `VMF_DISK`. */
   detachDisk(drive: number): Promise<void> {
     return this.machine.detachDisk(drive);
+  }
+
+  /** @internal What of containers a snapshot hands on. */
+  get containment(): Containment {
+    return this.#runtime.containment;
   }
 
   /** Guest memory by the kernel's own accounting, bytes. */

@@ -7,6 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { Command } from '#src/exec/command.js';
 import { execute } from '#src/exec/exec.js';
+import type { ExecOptions, SpawnOptions } from '#src/options.js';
 import { buildAgent, startAgent, type TestAgent, temporaryDirectory } from '../../helpers/agent.js';
 
 const directory = temporaryDirectory();
@@ -23,7 +24,10 @@ beforeEach(async () => {
 });
 afterEach(() => agent.stop());
 
-const run = (script: string, options = {}) => execute(agent.session, ['sh', '-c', script], options);
+const starting = (argv: string[]) => (streams: SpawnOptions) =>
+  new Command(agent.session, argv, streams);
+const run = (script: string, options: ExecOptions = {}) =>
+  execute(starting(['sh', '-c', script]), ['sh', '-c', script], options);
 
 describe('execute', () => {
   test('gives output, exit code and time', async () => {
@@ -49,7 +53,7 @@ describe('execute', () => {
     const stdin = Readable.from([Buffer.from('a'), 'b']);
     await expect(run('cat', { stdin })).resolves.toMatchObject({ stdout: 'ab' });
     const bytes = randomBytes(MIB);
-    const echoed = await execute(agent.session, ['cat'], { stdin: bytes, encoding: 'buffer' });
+    const echoed = await execute(starting(['cat']), ['cat'], { stdin: bytes, encoding: 'buffer' });
     expect(echoed.stdout.equals(bytes)).toBe(true);
   });
 
@@ -83,7 +87,7 @@ describe('execute', () => {
   });
 
   test('a command that is not there is VMF_COMMAND_NOT_FOUND', async () => {
-    const missing = execute(agent.session, ['no-such-program']);
+    const missing = execute(starting(['no-such-program']), ['no-such-program']);
     await expect(missing).rejects.toMatchObject({ code: 'VMF_COMMAND_NOT_FOUND', errno: 2 });
   });
 

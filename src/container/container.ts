@@ -1,0 +1,84 @@
+// A container: the main process that was started in a machine's root filesystem, and what can be done with it while it runs.
+
+import { VmforkError } from '../errors.js';
+import type { Command, ExitStatus } from '../exec/command.js';
+import { signalNumber } from '../exec/signals.js';
+import type { Machine } from '../kvm/machine.js';
+import { exitCodeOf, type JoinOptions, startInside, stopMain } from './process.js';
+import type { ProcessSpec } from './spec.js';
+
+const DEFAULT_GRACE_MS = 10_000;
+
+/** How a container ended. */
+export interface ContainerExit {
+  /** What `docker run` would exit with: the program's own code, or 128 and the number of the signal that ended it. */
+  exitCode: number;
+  /** The signal that ended the main process. */
+  signal: NodeJS.Signals | null;
+  /** The kernel killed a process of the container because its memory was used up. */
+  oomKilled: boolean;
+  /** Peak memory of the main process, KiB. */
+  maxRssKiB: number;
+}
+
+/** A running container. Made by `vm.start()`; its machine ends with it unless `keep` was given. */
+export class Container {
+  /** The main process: its streams, `kill()`, `resize()`. */
+  readonly main: Command;
+  readonly #machine: Machine;
+  readonly #spec: ProcessSpec;
+  readonly #exited: Promise<ContainerExit>;
+  #over = false;
+
+  /** @internal Use `vm.start()`. */
+  constructor(machine: Machine, main: Command, spec: ProcessSpec, keep: boolean) {
+    this.#machine = machine;
+    this.main = main;
+    this.#spec = spec;
+    this.#exited = this.#wait(keep);
+    this.#exited.catch(() => {}); // Reported to whoever asks.
+  }
+
+  /** Whether the main process has not ended yet. */
+  get running(): boolean {
+    return !this.#over;
+  }
+
+  /**
+   * Resolves when the main process has ended and, unless it is kept, the machine is gone. Rejects with
+   * `VMF_COMMAND_NOT_FOUND` or `VMF_COMMAND_FAILED_TO_START` when it did not start (the machine stays), else as
+   * `command.exited` does.
+   */
+  get exited(): Promise<ContainerExit> {
+    return this.#exited;
+  }
+
+  /** @internal Starts a further process in the container. */
+  join(argv: readonly string[], options: JoinOptions): Command {
+    if (this.#over) throw new VmforkError('VMF_STATE', 'the container has ended');
+    return startInside(this.#machine.sessionFor('spawn'), argv, this.#spec, options);
+  }
+
+  /** Asks the main process to stop by its stop signal and kills it after `graceMs`, default 10000. Resolves with its end. */
+  async stop({ graceMs = DEFAULT_GRACE_MS }: { graceMs?: number } = {}): Promise<ContainerExit> {
+    await stopMain(this.main, this.#spec.stopSignal, graceMs);
+    return this.#exited;
+  }
+
+  async #wait(keep: boolean): Promise<ContainerExit> {
+    let status: ExitStatus;
+    try {
+      status = await this.main.exited;
+    } finally {
+      this.#over = true;
+    }
+    // Everything it wrote has arrived before its end did, and stays readable.
+    if (!keep) await this.#machine.destroy();
+    return {
+      exitCode: exitCodeOf(status, signalNumber),
+      signal: status.signal,
+      oomKilled: status.oomKills > 0,
+      maxRssKiB: status.maxRssKiB,
+    };
+  }
+}
