@@ -12,11 +12,18 @@ import { note } from './output.js';
 const PATIENCE_MS = 500;
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
-/** Runs `work` with an engine of its own. */
-export async function withEngine<T>(work: (engine: Engine) => Promise<T>): Promise<T> {
+/** Takes a signal and says whether it is dealt with; else it ends the command. */
+export type SignalHandler = (signal: NodeJS.Signals) => boolean;
+
+/** Runs `work` with an engine of its own. Signals end it, unless what `work` gives to `intercept` takes them. */
+export async function withEngine<T>(
+  work: (engine: Engine, intercept: (handler: SignalHandler | null) => void) => Promise<T>,
+): Promise<T> {
   const engine = new Engine();
   let signalled = false;
+  let handler: SignalHandler | null = null;
   const onSignal = (signal: NodeJS.Signals) => {
+    if (!signalled && handler?.(signal)) return;
     const code = EXIT.signalled + constants.signals[signal];
     if (signalled) process.exit(code);
     signalled = true;
@@ -25,7 +32,9 @@ export async function withEngine<T>(work: (engine: Engine) => Promise<T>): Promi
   };
   for (const signal of SIGNALS) process.on(signal, onSignal);
   try {
-    return await work(engine);
+    return await work(engine, (given) => {
+      handler = given;
+    });
   } catch (error) {
     // Calls that the signal cut off fail; the exit under way is their answer.
     if (signalled) await new Promise(() => {});
@@ -46,14 +55,14 @@ export interface ReadySnapshot {
 /** Builds the guest when it is missing and takes the template from the cache; says what takes long. */
 export async function readySnapshot(
   engine: Engine,
-  { memoryMiB }: { memoryMiB?: number | undefined },
+  { memoryMiB, vcpus }: { memoryMiB?: number | undefined; vcpus?: number | undefined },
 ): Promise<ReadySnapshot> {
   await ensureGuest();
   const started = performance.now();
   const startedAt = Date.now();
   const patience = setTimeout(() => note('template: booting it, once'), PATIENCE_MS);
   try {
-    const snapshot = await Snapshot.cached({ engine, memoryMiB });
+    const snapshot = await Snapshot.cached({ engine, memoryMiB, vcpus });
     const booted = Date.parse(snapshot.metadata.createdAt) >= startedAt;
     return { snapshot, booted, readyMs: performance.now() - started };
   } finally {
@@ -61,7 +70,8 @@ export async function readySnapshot(
   }
 }
 
-async function ensureGuest(): Promise<void> {
+/** Builds the guest when it is missing. */
+export async function ensureGuest(): Promise<void> {
   try {
     findGuest();
   } catch (error) {

@@ -1,15 +1,15 @@
 // `vmfork exec -- CMD`: forks once, runs a command as if it were here, and ends with its exit code.
 
 import { constants } from 'node:os';
-import { pipeline } from 'node:stream/promises';
 import { type ErrorCode, VmforkError } from '../errors.js';
-import { type Command, DEFAULT_ENV, type ExitStatus } from '../exec/command.js';
+import { DEFAULT_ENV, type ExitStatus } from '../exec/command.js';
 import type { Clone } from '../kvm/snapshot.js';
 import type { SpawnOptions } from '../options.js';
 import { readySnapshot, withEngine } from './engine.js';
 import { EXIT } from './exit-codes.js';
 import { describeFailure, failureToJson } from './failure.js';
 import { note, printJson } from './output.js';
+import { attachTerminal, connectStreams, terminalSize } from './terminal.js';
 
 /** Options of the command line. */
 export interface ExecCliOptions {
@@ -21,7 +21,6 @@ export interface ExecCliOptions {
   memoryMib?: number;
 }
 
-const TERMINAL = { columns: 80, rows: 24 };
 const FAILURES: Partial<Record<ErrorCode, number>> = {
   VMF_COMMAND_NOT_FOUND: EXIT.notFound,
   VMF_COMMAND_FAILED_TO_START: EXIT.cannotStart,
@@ -82,34 +81,6 @@ function commandOptions({ env, cwd, timeoutMs, tty }: ExecCliOptions): SpawnOpti
     timeoutMs,
     ...(tty && { pty: terminalSize() }),
   };
-}
-
-/** Resolves when all output has been passed on. */
-function connectStreams(command: Command): Promise<unknown> {
-  const { stdin, stdout, stderr } = command;
-  // A command need not read all of its input, and its end is not the failure of ours.
-  if (stdin) pipeline(process.stdin, stdin).catch(() => {});
-  const pass = (from: NodeJS.ReadableStream, to: NodeJS.WriteStream) =>
-    // The reader of our output went away: the command hears of it as it would without us.
-    pipeline(from, to, { end: false }).catch(() => command.kill('SIGPIPE'));
-  return Promise.all([pass(stdout, process.stdout), stderr && pass(stderr, process.stderr)]);
-}
-
-/** Keys go to the command as they are typed, and its terminal follows the size of ours. Returns what undoes it. */
-function attachTerminal(command: Command): () => void {
-  const raw = process.stdin.isTTY;
-  if (raw) process.stdin.setRawMode(true);
-  const onResize = () => command.resize(terminalSize());
-  process.stdout.on('resize', onResize);
-  return () => {
-    process.stdout.off('resize', onResize);
-    if (raw) process.stdin.setRawMode(false);
-  };
-}
-
-function terminalSize(): { columns: number; rows: number } {
-  const { columns, rows } = process.stdout;
-  return { columns: columns || TERMINAL.columns, rows: rows || TERMINAL.rows };
 }
 
 function exitCodeOf({ exitCode, signal }: Pick<ExitStatus, 'exitCode' | 'signal'>): number {

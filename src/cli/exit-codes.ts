@@ -21,11 +21,11 @@ export const EXIT = {
 
 export const EXIT_HELP = `
 Exit codes:
-  0    success; of exec: the command's own code
+  0    success; of exec and run: the own code of the command
   1    it did not work, or doctor found problems
   2    wrong command line
   124  exec: --timeout-ms passed
-  125  exec: vmfork itself failed
-  126  exec: the command could not be started
-  127  exec: the command was not found in the guest
+  125  exec, run: vmfork itself failed
+  126  exec, run: the command could not be started
+  127  exec, run: the command was not found in the guest
   128+n  signal n ended vmfork or the command (130: Ctrl-C)`;

@@ -12,6 +12,8 @@ import { EXIT, EXIT_HELP } from './exit-codes.js';
 import { describeFailure, failureToJson } from './failure.js';
 import { images, importImage, inspect, pull, rmi } from './images.js';
 import { note, printJson } from './output.js';
+import { type RunCliOptions, run } from './run.js';
+import { createSnapshot, listSnapshots, removeSnapshots } from './snapshots.js';
 
 const JSON_OPTION = '--json';
 const JSON_HELP = 'print one JSON document and nothing else';
@@ -67,6 +69,56 @@ program
   .action((argv: string[], options: ExecCliOptions) =>
     conclude(() => exec(argv, options), options),
   );
+
+program
+  .command('run')
+  .description('run a container in a machine of its own; `busybox` is there without a registry')
+  .argument('<image>', 'name of the image; pulled when it is not in the store')
+  .argument('[command...]', "instead of the image's command")
+  .passThroughOptions()
+  .option('-i, --interactive', 'pass our standard input on')
+  .option('-t, --tty', 'give the container a terminal of the size of this one')
+  .option('-e, --env <name[=value]>', 'set a variable, or pass on one of ours', collectEnv, {})
+  .option('-w, --workdir <path>', 'working directory in the container')
+  .option('-u, --user <user>', 'name, uid, name:group or uid:gid')
+  .option('-m, --memory <size>', 'memory of the machine, e.g. 256m or 1g; default 128m', parseMiB)
+  .option('--cpus <count>', 'processors of the machine, 1 to 8; default 1', parseInteger)
+  .option('--disk <size>', 'keep what is written on a scratch disk instead of memory', parseMiB)
+  .option('--entrypoint <program>', "instead of the image's; empty for none")
+  .option('--read-only', 'the root filesystem cannot be written')
+  .option('--tmpfs <path[:options]>', 'mount a filesystem in memory; repeatable', collectTmpfs)
+  .option('--init', 'put an init process first that collects orphans')
+  .option('--privileged', 'all capabilities')
+  .option('--cap-add <name>', 'add a capability; repeatable', collect)
+  .option('--cap-drop <name>', 'take a capability away; repeatable', collect)
+  .addOption(new Option(JSON_OPTION, 'print the result as one JSON document').conflicts('tty'))
+  .addHelpText('after', EXIT_HELP)
+  .action((image: string, argv: string[], options: RunCliOptions) =>
+    conclude(() => run(image, argv, options), options),
+  );
+
+const snapshot = program
+  .command('snapshot')
+  .description('keep images attached and warm, for `vmfork run` to fork');
+snapshot
+  .command('create')
+  .description('warm an image')
+  .argument('<image>', 'name of the image')
+  .option('-m, --memory <size>', 'memory of the machine; default 128m', parseMiB)
+  .option('--cpus <count>', 'processors of the machine; default 1', parseInteger)
+  .option(JSON_OPTION, JSON_HELP)
+  .action((image: string, options) => conclude(() => createSnapshot(image, options), options));
+snapshot
+  .command('ls')
+  .description('list what is warm')
+  .option(JSON_OPTION, JSON_HELP)
+  .action((options) => conclude(() => listSnapshots(options), options));
+snapshot
+  .command('rm')
+  .description('remove what is warm')
+  .argument('<id...>', 'as `vmfork snapshot ls` shows them')
+  .option(JSON_OPTION, JSON_HELP)
+  .action((ids: string[], options) => conclude(() => removeSnapshots(ids, options), options));
 
 program
   .command('pull')
@@ -131,6 +183,25 @@ function collectEnv(text: string, before: Record<string, string>): Record<string
   if (name === '') throw new InvalidArgumentError('must be NAME=value or NAME');
   const value = at < 0 ? process.env[name] : text.slice(at + 1);
   return value === undefined ? before : { ...before, [name]: value };
+}
+
+function collect(text: string, before: string[] = []): string[] {
+  return [...before, text];
+}
+
+function collectTmpfs(text: string, before: Record<string, string> = {}): Record<string, string> {
+  const at = text.indexOf(':');
+  const path = at < 0 ? text : text.slice(0, at);
+  return { ...before, [path]: at < 0 ? '' : text.slice(at + 1) };
+}
+
+/** Sizes as docker takes them: bytes, or with k, m or g. */
+function parseMiB(text: string): number {
+  const found = /^(\d+)([bkmg]?)b?$/i.exec(text);
+  const shift = 'bkmg'.indexOf((found?.[2] || 'b').toLowerCase()) * 10;
+  const mib = Math.floor((Number(found?.[1]) * 2 ** shift) / 2 ** 20);
+  if (mib >= 1) return mib;
+  throw new InvalidArgumentError('must be a size of at least 1 MiB, e.g. 256m or 1g');
 }
 
 function parseInteger(text: string): number {

@@ -52,8 +52,10 @@ async function warmUp(template: Template): Promise<void> {
   await template.exec(['dd', 'if=/usr/bin/busybox', 'of=/dev/null', 'bs=64k']);
 }
 
-/** One family per set of options; its member changes with the guest, the host and this library. */
-async function entryNames(options: CachedOptions): Promise<{ family: string; member: string }> {
+/** @internal One family per set of options; its member changes with the guest, the host and this library. */
+export async function entryNames(
+  options: CachedOptions,
+): Promise<{ family: string; member: string }> {
   const { engine: _engine, signal: _signal, bootTimeoutMs: _limit, ...shape } = options;
   const own = options.kernelPath ?? options.initrdPath ?? options.diskPaths;
   const files = [options.kernelPath, options.initrdPath, ...(options.diskPaths ?? [])];
@@ -93,7 +95,8 @@ async function hostFacts(): Promise<string> {
   return [kind, cpuVendor, ...lines].join('\n');
 }
 
-async function tryLoad(directory: string, engine: Engine): Promise<Snapshot | null> {
+/** @internal Loads what fits; removes what does not. */
+export async function tryLoad(directory: string, engine: Engine): Promise<Snapshot | null> {
   const exists = await stat(directory).catch(() => null);
   if (!exists) return null;
   try {
@@ -121,11 +124,20 @@ async function ageMs(path: string): Promise<number> {
   return found ? Date.now() - found.mtimeMs : 0;
 }
 
-/** Saves under a name of its own, then renames: another process may be doing the same, and either result is good. */
-async function publish(snapshot: Snapshot, parent: string, directory: string): Promise<void> {
+/**
+ * @internal Saves under a name of its own, lets `complete` add to it, then renames: another process may be doing the same,
+ * and either result is good.
+ */
+export async function publish(
+  snapshot: Snapshot,
+  parent: string,
+  directory: string,
+  complete: (work: string) => Promise<void> = async () => {},
+): Promise<void> {
   const work = join(parent, `${process.pid}-${performance.now().toString(36)}.tmp`);
   try {
     await snapshot.save(work);
+    await complete(work);
     await rename(work, directory).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error;
     });

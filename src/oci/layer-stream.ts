@@ -15,9 +15,9 @@ const CHUNK_BYTES = 1024 * 1024;
 const READ_BYTES = 256 * 1024;
 /**
  * How much of a zstd stream fzstd gets at a time. It hands over all that comes out of it at once: a block of 4 bytes may
- * become 128 KiB (RFC 8878, 3.1.1.2), so this is at most 32 MiB.
+ * become 128 KiB (RFC 8878, 3.1.1.2), so this is at most 128 MiB.
  */
-const ZSTD_STEP_BYTES = 1024;
+const ZSTD_STEP_BYTES = 4096;
 
 /** Content of a file, opened at its path: what a layer is packed in. */
 export interface PackedLayer {
@@ -126,9 +126,10 @@ async function* runFzstd(source: AsyncIterable<Buffer>): AsyncGenerator<Uint8Arr
   for await (const chunk of source) {
     for (let at = 0; at < chunk.length; at += ZSTD_STEP_BYTES) {
       decoder.push(chunk.subarray(at, at + ZSTD_STEP_BYTES));
-      yield* unpacked.splice(0);
+      for (const bytes of unpacked) yield bytes;
+      unpacked.length = 0;
     }
   }
   decoder.push(new Uint8Array(0), true);
-  yield* unpacked;
+  for (const bytes of unpacked) yield bytes;
 }

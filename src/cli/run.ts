@@ -1,0 +1,167 @@
+// `vmfork run IMAGE [CMD…]`: a container in a machine of its own, as `docker run --rm` would run it.
+
+import type { StartOptions } from '../container/runtime.js';
+import { findWarmed } from '../container/warmed.js';
+import { type ErrorCode, VmforkError } from '../errors.js';
+import type { Engine } from '../kvm/engine.js';
+import type { Clone, Snapshot } from '../kvm/snapshot.js';
+import type { StoredImage } from '../oci/image.js';
+import { findImage, prepareRootfs } from '../oci/prepare.js';
+import { ImageStore } from '../oci/store.js';
+import { ensureGuest, readySnapshot, type SignalHandler, withEngine } from './engine.js';
+import { EXIT } from './exit-codes.js';
+import { describeFailure, failureToJson } from './failure.js';
+import { note, printJson } from './output.js';
+import { showProgress } from './progress.js';
+import { attachTerminal, connectStreams, terminalSize } from './terminal.js';
+
+/** Options of the command line. */
+export interface RunCliOptions {
+  json?: boolean;
+  interactive?: boolean;
+  tty?: boolean;
+  env: Record<string, string>;
+  workdir?: string;
+  user?: string;
+  /** MiB. */
+  memory?: number;
+  cpus?: number;
+  entrypoint?: string;
+  readOnly?: boolean;
+  tmpfs?: Record<string, string>;
+  init?: boolean;
+  privileged?: boolean;
+  capAdd?: string[];
+  capDrop?: string[];
+  /** Scratch disk instead of memory, MiB. */
+  disk?: number;
+}
+
+const FAILURES: Partial<Record<ErrorCode, number>> = {
+  VMF_COMMAND_NOT_FOUND: EXIT.notFound,
+  VMF_COMMAND_FAILED_TO_START: EXIT.cannotStart,
+};
+// As the docker command line: whoever asks a third time does not want to wait any more.
+const PATIENCE = 3;
+
+/** Returns the exit code. */
+export async function run(
+  reference: string,
+  argv: readonly string[],
+  options: RunCliOptions,
+): Promise<number> {
+  try {
+    return await withEngine(async (engine, intercept) => {
+      await ensureGuest();
+      const image = await imageFor(reference, options);
+      await using clone = await machineFor(engine, image, options);
+      return options.json
+        ? await runForJson(clone, argv, options)
+        : await runAttached(clone, argv, options, intercept);
+    });
+  } catch (error) {
+    if (options.json) printJson(failureToJson(error));
+    else note(describeFailure(error));
+    return (VmforkError.is(error) ? FAILURES[error.code] : undefined) ?? EXIT.execFailed;
+  }
+}
+
+async function imageFor(reference: string, { json }: RunCliOptions): Promise<StoredImage> {
+  const store = await ImageStore.open();
+  const progress = json ? undefined : showProgress();
+  try {
+    return await findImage(store, reference, {
+      ...(progress && { onProgress: (step) => progress.report(step) }),
+    });
+  } finally {
+    progress?.stop();
+  }
+}
+
+/** A fork of the warmed snapshot when there is one, else of the template, with the image attached. */
+async function machineFor(
+  engine: Engine,
+  image: StoredImage,
+  { memory, cpus, disk }: RunCliOptions,
+): Promise<Clone> {
+  const shape = { memoryMiB: memory, vcpus: cpus };
+  const warmed = disk === undefined ? await findWarmed(engine, image, shape) : null;
+  if (warmed) {
+    await using snapshot = warmed;
+    return await snapshot.fork();
+  }
+  const [rootfs, { snapshot }] = await Promise.all([
+    prepareRootfs(image),
+    readySnapshot(engine, shape),
+  ]);
+  await using base: Snapshot = snapshot;
+  const clone = await base.fork();
+  try {
+    await clone.attach(rootfs, disk === undefined ? {} : { writable: { diskMiB: disk } });
+    return clone;
+  } catch (error) {
+    await clone.destroy();
+    throw error;
+  }
+}
+
+async function runForJson(
+  clone: Clone,
+  argv: readonly string[],
+  options: RunCliOptions,
+): Promise<number> {
+  const stdin = options.interactive ? process.stdin : undefined;
+  const result = await clone.run({ ...containerOptions(argv, options), stdin });
+  process.stdin.destroy();
+  printJson({ ...result, machine: clone.identity, timings: clone.timings() });
+  return result.exitCode;
+}
+
+async function runAttached(
+  clone: Clone,
+  argv: readonly string[],
+  options: RunCliOptions,
+  intercept: (handler: SignalHandler | null) => void,
+): Promise<number> {
+  const container = clone.start({
+    ...containerOptions(argv, options),
+    stdin: options.interactive ? 'pipe' : 'ignore',
+    ...(options.tty && { pty: terminalSize() }),
+  });
+  const restoreTerminal = options.tty ? attachTerminal(container.main) : () => {};
+  let asked = 0;
+  intercept((signal) => {
+    if (++asked >= PATIENCE || !container.running) return false;
+    container.main.kill(signal);
+    return true;
+  });
+  try {
+    const outputs = connectStreams(container.main);
+    const { exitCode, oomKilled } = await container.exited;
+    await outputs;
+    if (oomKilled) note('vmfork: the container ran out of memory');
+    return exitCode;
+  } finally {
+    intercept(null);
+    restoreTerminal();
+    process.stdin.destroy();
+  }
+}
+
+function containerOptions(argv: readonly string[], options: RunCliOptions): StartOptions {
+  const { env, workdir, user, entrypoint, readOnly, tmpfs, init, privileged } = options;
+  const { capAdd, capDrop } = options;
+  return {
+    argv,
+    env,
+    cwd: workdir,
+    user,
+    entrypoint: entrypoint === undefined ? undefined : entrypoint === '' ? [] : [entrypoint],
+    readOnly,
+    tmpfs,
+    init,
+    privileged,
+    capAdd,
+    capDrop,
+  };
+}
