@@ -12,6 +12,7 @@ import { memory } from './memory.js';
 import { micro } from './micro.js';
 import { peerQemu } from './peer-qemu.js';
 import { stream } from './stream.js';
+import { warmPython } from './warm-python.js';
 
 export const CASES: readonly BenchCase[] = [
   micro,
@@ -23,5 +24,6 @@ export const CASES: readonly BenchCase[] = [
   hundred,
   stream,
   imageBuild,
+  warmPython,
   peerQemu,
 ];
