@@ -12,10 +12,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw,
-// sys_chroot, mknod, audit_write, setfcap: the set that Docker documents as its default.
-static const uint64_t kDefaultCapabilities = 0xa80425fb;
-
 bool caps_limits(const struct container_spec* spec) {
   for (uint32_t i = 0; i < spec->rlimit_count; i++) {
     if (setrlimit((int)spec->rlimits[i].resource, &spec->rlimits[i].limit) < 0) return false;
@@ -31,7 +27,7 @@ bool caps_limits(const struct container_spec* spec) {
   return written;
 }
 
-static bool drop_bounding(uint64_t keep) {
+bool caps_bound(uint64_t keep) {
   for (unsigned long capability = 0; capability < 64; capability++) {
     if (keep >> capability & 1) continue;
     // The first number that the kernel does not know ends the list.
@@ -41,9 +37,6 @@ static bool drop_bounding(uint64_t keep) {
 }
 
 const char* caps_drop(const struct container_spec* spec, const struct account* account) {
-  bool all = spec->flags & (kContainerPrivileged | kContainerTool);
-  uint64_t keep = spec->has_capabilities ? spec->capabilities : kDefaultCapabilities;
-  if (!all && !drop_bounding(keep)) return "capabilities";
   if (spec->flags & kContainerNoNewPrivs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
     return "capabilities";
   }

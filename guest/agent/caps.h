@@ -7,9 +7,15 @@
 #include "container.h"
 #include "users.h"
 
+// chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw,
+// sys_chroot, mknod, audit_write, setfcap: the set that Docker documents as its default.
+static const uint64_t kDefaultCapabilities = 0xa80425fb;
+
+// No program that this process executes will have more. False with errno set.
+bool caps_bound(uint64_t keep);
 // Resource limits, umask, the kernel's preference when memory runs out. False with errno set.
 bool caps_limits(const struct container_spec* spec);
-// Gives up what the command shall not have and becomes its user; the last step before execve.
+// Becomes the command's user; the last step before execve.
 // Returns NULL or the stage that failed, with errno set.
 const char* caps_drop(const struct container_spec* spec, const struct account* account);
 

@@ -5,15 +5,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "caps.h"
 #include "console.h"
 #include "mounts.h"
 #include "oom.h"
+#include "runner.h"
+#include "skeleton.h"
+#include "trees.h"
 
 // Linux 5.3.
 #ifndef SYS_pidfd_open
@@ -23,7 +28,7 @@
 static const char* prefix_path = "";
 static bool with_kernel;
 static bool mounted;
-static struct container_space space = {.mount_ns = -1, .ipc_ns = -1, .root = -1, .pts = -1};
+static struct container_space space = CONTAINER_NO_SPACE;
 static int own_pid_ns = -1;
 static bool elsewhere;  // the next child's PID namespace is not the agent's
 static pid_t main_pid;
@@ -35,24 +40,6 @@ void container_init(const char* prefix, bool kernel) {
 }
 
 const char* container_prefix(void) { return prefix_path; }
-
-void container_open(const struct container_space* made) {
-  space = *made;
-  mounted = true;
-  if (with_kernel) oom_init();
-}
-
-bool container_close(void) {
-  if (main_pid != 0) return false;
-  close(space.mount_ns);
-  close(space.ipc_ns);
-  close(space.root);
-  close(space.pts);
-  space = (struct container_space){.mount_ns = -1, .ipc_ns = -1, .root = -1, .pts = -1};
-  mounted = false;
-  return true;
-}
-
 bool container_mounted(void) { return mounted; }
 int container_root_fd(void) { return space.root; }
 int container_pts_fd(void) { return space.pts; }
@@ -63,22 +50,69 @@ static const char* fail(int error, const char* stage) {
   return stage;
 }
 
+// The runner itself: everything that does not depend on the program.
+static const char* enter_for_runner(const struct runner_kind* kind) {
+  char at[PATH_MAX];
+  skeleton_path(at, sizeof at, SKELETON_STAGE);
+  if (setns(space.mount_ns, CLONE_NEWNS) < 0 || setns(space.ipc_ns, CLONE_NEWIPC) < 0) {
+    return "container";
+  }
+  if (with_kernel && !oom_join()) return "limits";
+  if (unshare(CLONE_NEWCGROUP) < 0) return "container";
+  const char* stage = trees_mount(mounted ? "" : at, !kind->privileged);
+  if (stage) return stage;
+  return kind->privileged || caps_bound(kind->capabilities) ? NULL : "capabilities";
+}
+
+static const char* prepare(const struct runner_kind* kind) {
+  if (space.mount_ns < 0) {
+    if (with_kernel) oom_init();
+    const char* stage = skeleton_build(&space);
+    if (stage) return stage;
+  }
+  return runner_prepare(kind, enter_for_runner);
+}
+
+const char* container_prepare(void) {
+  static const struct runner_kind kUsual = {.capabilities = kDefaultCapabilities};
+  return main_pid != 0 ? NULL : prepare(&kUsual);
+}
+
+const char* container_attach(const struct rootfs_plan* plan) {
+  const char* stage = container_prepare();
+  if (!stage) stage = mounts_attach(plan, &space);
+  mounted = !stage;
+  if (!stage) return NULL;
+  int error = errno;
+  container_close();
+  errno = error;
+  return stage;
+}
+
+bool container_close(void) {
+  if (main_pid != 0) return false;
+  runner_discard();
+  space_close(&space);
+  mounted = false;
+  return true;
+}
+
 static const char* stage_main(const struct container_spec* spec) {
   if (main_pid != 0) return fail(EBUSY, "container");
   if (with_kernel && !oom_limits(spec)) return "limits";
-  if (unshare(CLONE_NEWPID) < 0) return "container";
-  elsewhere = true;
-  return NULL;
+  const struct runner_kind kind = {
+      .privileged = spec->flags & kContainerPrivileged,
+      .capabilities = spec->has_capabilities ? spec->capabilities : kDefaultCapabilities};
+  return prepare(&kind);
 }
 
 const char* container_stage(const struct container_spec* spec) {
   if (!mounted) return fail(ENXIO, "container");
   if (spec->flags & kContainerTool) return NULL;
-  if (own_pid_ns < 0) own_pid_ns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
-  if (own_pid_ns < 0) return "container";
   if (spec->flags & kContainerMain) return stage_main(spec);
   if (main_pid == 0) return fail(ESRCH, "container");
-  if (setns(main_pidfd, CLONE_NEWPID) < 0) return "container";
+  if (own_pid_ns < 0) own_pid_ns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+  if (own_pid_ns < 0 || setns(main_pidfd, CLONE_NEWPID) < 0) return "container";
   elsewhere = true;
   return NULL;
 }
@@ -88,22 +122,22 @@ void container_leave(void) {
   elsewhere = false;
 }
 
+// The image may have become the root since the runner entered the namespace.
 static const char* enter_as_main(const struct container_spec* spec) {
-  if (unshare(CLONE_NEWUTS | CLONE_NEWCGROUP) < 0) return "container";
-  return mounts_for_main(spec);
+  if (setns(space.mount_ns, CLONE_NEWNS) < 0 || unshare(CLONE_NEWUTS) < 0) return "container";
+  return trees_for_main(spec);
 }
 
 const char* container_enter(const struct container_spec* spec) {
-  bool tool = spec->flags & kContainerTool;
-  if (!tool && with_kernel && !oom_join()) return "limits";
-  if (tool || spec->flags & kContainerMain) {
-    if (setns(space.mount_ns, CLONE_NEWNS) < 0 || setns(space.ipc_ns, CLONE_NEWIPC) < 0) {
-      return "container";
-    }
-    return tool ? NULL : enter_as_main(spec);
+  if (spec->flags & kContainerMain) return enter_as_main(spec);
+  if (spec->flags & kContainerTool) {
+    return setns(space.mount_ns, CLONE_NEWNS) < 0 ? "container" : NULL;
   }
+  if (with_kernel && !oom_join()) return "limits";
   const int kinds = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
-  return setns(main_pidfd, kinds) < 0 ? "container" : NULL;
+  if (setns(main_pidfd, kinds) < 0) return "container";
+  uint64_t keep = spec->has_capabilities ? spec->capabilities : kDefaultCapabilities;
+  return spec->flags & kContainerPrivileged || caps_bound(keep) ? NULL : "capabilities";
 }
 
 void container_started(const struct container_spec* spec, pid_t pid) {

@@ -50,15 +50,25 @@ struct container_spec {
 void container_init(const char* prefix, bool kernel);
 const char* container_prefix(void);
 
-// The namespaces that rootfs.c made, kept while the file system is mounted.
+// Descriptors of the container's namespaces and of mounts in them.
 struct container_space {
+  int own_mount_ns;
   int mount_ns;
   int ipc_ns;
-  int root;  // O_PATH of the container's /
-  int pts;   // O_PATH of its /dev/pts
+  int root;  // O_PATH, as the ones below
+  int dev;
+  int sys;
+  int pts;
 };
+#define CONTAINER_NO_SPACE {-1, -1, -1, -1, -1, -1, -1}
 
-void container_open(const struct container_space* space);
+struct rootfs_plan;
+
+// Makes what a container needs before its image and its program are known; what is there already
+// stays. Returns NULL, or the stage that failed with errno set.
+const char* container_prepare(void);
+// Mounts the image; prepares first.
+const char* container_attach(const struct rootfs_plan* plan);
 // False while a main process runs.
 bool container_close(void);
 bool container_mounted(void);
@@ -67,7 +77,8 @@ int container_root_fd(void);
 int container_pts_fd(void);
 
 // Puts the agent into the state in which the next child belongs to the container; NULL, or the
-// stage that failed with errno set. container_leave undoes it, whatever came between.
+// stage that failed with errno set. container_leave undoes it, whatever came between. For a main
+// process there is a runner afterwards.
 const char* container_stage(const struct container_spec* spec);
 void container_leave(void);
 // For the child itself: moves it into the container.

@@ -32,6 +32,7 @@ static const struct rule kRules[] = {
     {kSignal, kOnStream, 0, 1, true, 0},
     {kMountRootfs, kOnStream, 0, 0, false, kDataMaxBytes},
     {kUnmountRootfs, kOnStream, 0, 0, false, 0},
+    {kPrepare, kOnStream, 0, 0, false, 0},
     {kAdoptMain, kOnStream, 0, 0, false, 0},
     {kFileRead, kOnStream, 0, 0, false, kFrameMaxPayloadBytes},
     {kFileWrite, kOnStream, 0, 7, false, kFrameMaxPayloadBytes},

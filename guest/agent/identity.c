@@ -51,6 +51,13 @@ static struct identity_file files[kFileCount] = {
     [kHostsFile] = {.path = "etc/hosts"},
 };
 
+// The same files in the upper layer of a container, where they are names of the image's.
+static struct identity_file twins[kFileCount] = {
+    [kMachineIdFile] = {.path = "machine-id"},
+    [kHostnameFile] = {.path = "hostname"},
+    [kHostsFile] = {.path = "hosts"},
+};
+
 struct identity {
   const uint8_t* generation;
   const uint8_t* entropy;
@@ -81,23 +88,29 @@ static void put_hex(char* to, const uint8_t* bytes, uint32_t count) {
   }
 }
 
-static void make_file(struct identity_file* file, int root_fd) {
-  file->fd = openat(root_fd, file->path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (file->fd < 0 || ftruncate(file->fd, 1) < 0) fatal(file->path, errno);
+static bool make_file(struct identity_file* file, int directory) {
+  file->fd = openat(directory, file->path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (file->fd < 0 || ftruncate(file->fd, 1) < 0) return false;
   void* page =
       mmap(NULL, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, file->fd, 0);
-  if (page == MAP_FAILED) fatal(file->path, errno);
+  if (page == MAP_FAILED) return false;
   file->page = page;
   file->length = 1;
+  return true;
 }
 
 // The size changes only with the length of the host name; stores behind the end do not count, so
 // the file grows first.
-static bool store(struct identity_file* file, const char* text, uint32_t length) {
+static bool store_one(struct identity_file* file, const char* text, uint32_t length) {
   if (length != file->length && ftruncate(file->fd, length) < 0) return false;
   memcpy(file->page, text, length);
   file->length = length;
   return true;
+}
+
+static bool store(struct identity_file* file, const char* text, uint32_t length) {
+  struct identity_file* twin = &twins[file - files];
+  return store_one(file, text, length) && (!twin->page || store_one(twin, text, length));
 }
 
 static bool store_line(struct identity_file* file, const char* text, uint32_t length) {
@@ -184,8 +197,28 @@ void identity_init(int root_fd, bool kernel) {
     vsock_fd = open("/dev/vsock", O_RDONLY | O_CLOEXEC);
   }
   mkdirat(root_fd, "run/vmfork", 0755);
-  for (int i = 0; i < kFileCount; i++) make_file(&files[i], root_fd);
+  for (int i = 0; i < kFileCount; i++) {
+    if (!make_file(&files[i], root_fd)) fatal(files[i].path, errno);
+  }
   first_identity();
+}
+
+static void forget(struct identity_file* file) {
+  if (file->page) munmap(file->page, kPageBytes);
+  if (file->path && file->fd > 0) close(file->fd);
+  file->page = NULL;
+  file->fd = -1;
+}
+
+bool identity_share(int directory) {
+  for (int i = 0; i < kFileCount; i++) {
+    struct identity_file* twin = &twins[i];
+    if (!twin->path) continue;
+    forget(twin);
+    if (!make_file(twin, directory)) return false;
+    if (!store_one(twin, files[i].page, files[i].length)) return false;
+  }
+  return true;
 }
 
 const uint8_t* identity_boot_nonce(void) { return boot_nonce; }
@@ -194,7 +227,9 @@ const uint8_t* identity_generation(void) { return generation_now; }
 void identity_touch(void) {
   for (int i = 0; i < kFileCount; i++) {
     volatile char* page = files[i].page;
+    volatile char* twin = twins[i].page;
     page[0] = page[0];
+    if (twin) twin[0] = twin[0];
   }
 }
 

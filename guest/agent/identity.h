@@ -19,6 +19,8 @@ const uint8_t* identity_generation(void);
 void identity_touch(void);
 // Applies the payload of RESUME; answers ERROR itself and returns false when a step fails.
 bool identity_apply(uint8_t* payload, uint32_t length);
+// Keeps hostname, hosts and machine-id in another directory, too, in place of an earlier one.
+bool identity_share(int directory);
 // Lines that follow the machine's own in the hosts file; false when they do not fit its page.
 bool identity_extra_hosts(const char* text, uint32_t length);
 // The context id the kernel knows, 0 without vsock.

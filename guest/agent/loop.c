@@ -104,6 +104,9 @@ static void open_new(const struct frame* frame, uint8_t* payload) {
     case kUnmountRootfs:
       rootfs_unmount(frame);
       break;
+    case kPrepare:
+      rootfs_prepare(frame);
+      break;
     case kAdoptMain:
       command_adopt_main(frame);
       break;
@@ -177,7 +180,8 @@ static void serve_stream(const struct frame* frame, const uint8_t* payload) {
 
 static bool opens_stream(uint8_t type) {
   return type == kExec || type == kFileRead || type == kFileWrite || type == kDial ||
-         type == kRelease || type == kMountRootfs || type == kUnmountRootfs || type == kAdoptMain;
+         type == kRelease || type == kMountRootfs || type == kUnmountRootfs || type == kAdoptMain ||
+         type == kPrepare;
 }
 
 static void serve(const struct frame* frame, uint8_t* payload) {

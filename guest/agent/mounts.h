@@ -1,4 +1,4 @@
-// The container's file systems: what is mounted once, and what each main process adds.
+// The image joins the skeleton and becomes the container's root.
 #ifndef VMFORK_AGENT_MOUNTS_H
 #define VMFORK_AGENT_MOUNTS_H
 
@@ -13,13 +13,14 @@ struct rootfs_plan {
   uint32_t writable;     // kWritable*
   const char* scratch;   // kWritableDisk: path of a device with an empty ext4
   uint64_t upper_bytes;  // kWritableMemory: limit of what may be written, 0: half of the memory
+  const char* resolv_conf;
+  uint32_t resolv_conf_length;
 };
 
-// Mounts everything in new mount and IPC namespaces and comes back from them. Returns NULL, or the
-// stage that failed with errno set; then nothing is left of it.
-const char* mounts_build(const struct rootfs_plan* plan, struct container_space* space);
-// For a main process that is in the namespaces and the first of its PID namespace.
-const char* mounts_for_main(const struct container_spec* spec);
+// Returns NULL, or the stage that failed with errno set; the space is of no use then.
+const char* mounts_attach(const struct rootfs_plan* plan, struct container_space* space);
+// The directories of an upper layer below `where`, with the machine's own files in them.
+bool mounts_make_layer(const char* where);
 // mkdir -p; the path is absolute.
 bool mounts_make_path(const char* path, uint32_t mode);
 

@@ -45,6 +45,8 @@ enum frame_type {
   kRootfsGone = 43,
   kOom = 44,
   kAdoptMain = 45,
+  kPrepare = 46,
+  kPrepared = 47,
   kDial = 48,
   kConnected = 49,
   kClosed = 50,

@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,6 +28,9 @@ static struct {
   char type[kNameBytes];
   uint32_t writable;
   uint64_t upper_bytes;
+  bool has_resolv_conf;
+  uint32_t resolv_conf_length;
+  char resolv_conf[kResolvMaxBytes];
 } request;
 
 static int log_fd = -1;
@@ -52,15 +54,12 @@ static bool take_name(const struct tlv* tlv, const char* before, char* name) {
   return true;
 }
 
-static bool write_resolv_conf(const struct tlv* tlv) {
-  char path[PATH_MAX];
-  if (tlv->length > kResolvMaxBytes) return false;
-  snprintf(path, sizeof path, "%s/etc/resolv.conf", container_prefix());
-  int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return false;
-  bool written = write(fd, tlv->value, tlv->length) == (ssize_t)tlv->length;
-  close(fd);
-  return written;
+static bool take_resolv_conf(const struct tlv* tlv) {
+  if (tlv->length > sizeof request.resolv_conf) return false;
+  memcpy(request.resolv_conf, tlv->value, tlv->length);
+  request.resolv_conf_length = tlv->length;
+  request.has_resolv_conf = true;
+  return true;
 }
 
 static bool parse_one(const struct tlv* tlv) {
@@ -78,7 +77,7 @@ static bool parse_one(const struct tlv* tlv) {
     case kTagHostsExtra:
       return identity_extra_hosts((const char*)tlv->value, tlv->length);
     case kTagResolvConf:
-      return write_resolv_conf(tlv);
+      return take_resolv_conf(tlv);
     default:
       return true;
   }
@@ -128,17 +127,18 @@ static void stop_watching(void) {
 }
 
 static void mount_now(struct stream* stream) {
+  const char* resolv_conf = request.has_resolv_conf ? request.resolv_conf : NULL;
   const struct rootfs_plan plan = {.device = request.device,
                                    .type = request.type[0] ? request.type : NULL,
                                    .writable = request.writable,
                                    .scratch = request.scratch,
-                                   .upper_bytes = request.upper_bytes};
-  struct container_space space;
-  const char* stage = mounts_build(&plan, &space);
+                                   .upper_bytes = request.upper_bytes,
+                                   .resolv_conf = resolv_conf,
+                                   .resolv_conf_length = request.resolv_conf_length};
+  const char* stage = container_attach(&plan);
   if (stage) {
     fail(stream->id, errno, stage);
   } else {
-    container_open(&space);
     link_send_small(kRootfsReady, stream->id, 0, 0);
   }
   stream_close(stream);
@@ -195,6 +195,15 @@ void rootfs_give_up(struct stream* stream) {
   stop_watching();
   fail(stream->id, EINTR, NULL);
   stream_close(stream);
+}
+
+void rootfs_prepare(const struct frame* frame) {
+  const char* stage = container_prepare();
+  if (stage) {
+    fail(frame->stream, errno, stage);
+  } else {
+    link_send_small(kPrepared, frame->stream, 0, 0);
+  }
 }
 
 void rootfs_unmount(const struct frame* frame) {

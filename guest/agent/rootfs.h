@@ -8,6 +8,8 @@
 #include "streams.h"
 
 void rootfs_mount_start(const struct frame* frame, uint8_t* payload);
+// PREPARE: does in the template what its clones need not do.
+void rootfs_prepare(const struct frame* frame);
 void rootfs_unmount(const struct frame* frame);
 // Mounts when the disk has come.
 void rootfs_pump(struct stream* stream);

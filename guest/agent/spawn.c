@@ -18,6 +18,7 @@
 #include "caps.h"
 #include "mounts.h"
 #include "reaper.h"
+#include "runner.h"
 #include "users.h"
 
 static const char kDefaultPath[] = "/usr/bin:/usr/sbin:/bin:/sbin";
@@ -185,6 +186,15 @@ static const char* open_tool(struct spawn* spawn) {
   return spawn->tool_fd < 0 ? "lookup" : NULL;
 }
 
+static void run_in_runner(void* spawn) { run_child(spawn); }
+
+static pid_t fork_contained(struct spawn* spawn) {
+  if (spawn->container->flags & kContainerMain) return runner_start(run_in_runner, spawn);
+  pid_t pid = vfork();
+  if (pid == 0) run_child(spawn);
+  return pid;
+}
+
 static pid_t start_contained(struct spawn* spawn) {
   pid_t pid = -1;
   spawn->file = spawn->argv[0];
@@ -192,9 +202,8 @@ static pid_t start_contained(struct spawn* spawn) {
   if (!spawn->stage) spawn->stage = container_stage(spawn->container);
   spawn->error = errno;
   if (!spawn->stage) {
-    pid = vfork();
-    if (pid == 0) run_child(spawn);
-    if (pid < 0) {
+    pid = fork_contained(spawn);
+    if (pid < 0 && !spawn->stage) {
       spawn->stage = "fork";
       spawn->error = errno;
     }
@@ -221,7 +230,7 @@ pid_t spawn_start(struct spawn* spawn) {
   pid_t pid = spawn->container ? start_contained(spawn) : start_plain(spawn);
   if (pid < 0) return -1;
   if (spawn->stage) {
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) continue;
+    while (waitpid(pid, NULL, __WALL) < 0 && errno == EINTR) continue;
     return -1;
   }
   if (spawn->container) container_started(spawn->container, pid);

@@ -132,7 +132,7 @@ static void a_main_process_is_alone_in_its_namespaces(void) {
   struct peer* peer = peer_with_rootfs(kWritableMemory);
   run_main(peer, "echo $$; ls /proc | head -c 2; pwd", "1\n1\n/\n");
   run_main(peer, "cat /etc/plain; ls /; echo $HOME",
-           "text\nbin\ndev\netc\nhome\nproc\nsys\nvol\n/root\n");
+           "text\nbin\ndev\netc\nhome\nproc\nrun\nsys\nvol\n/root\n");
   run_main(peer, "cat /etc/hostname; tail -n 1 /etc/hosts; cat /etc/resolv.conf",
            "vmfork-00000000\n10.0.0.1 db\nnameserver 10.0.0.2\n");
   run_main(peer, "cat /vol/file; echo new > /vol/file; cat /vol/file", "kept\nnew\n");
@@ -146,7 +146,7 @@ static void devices_and_kernel_trees_are_dockers(void) {
   struct peer* peer = peer_with_rootfs(kWritableMemory);
   run_main(peer, "ls /dev",
            "core\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\n"
-           "stdout\ntty\nurandom\nzero\n");
+           "stdout\ntty\nurandom\nvmfork.sock\nzero\n");
   run_main(peer, "stat -c %a:%t:%T /dev/null; echo x > /dev/null; echo a > /dev/shm/f",
            "666:1:3\n");
   run_main(peer,
@@ -305,7 +305,8 @@ static void failures_name_their_stage(void) {
   result = run(peer, &command);
   CHECK(result.error == EACCES && strcmp(result.stage, "exec") == 0);
   command.program = "/etc/plain/x";
-  CHECK(run(peer, &command).error == ENOTDIR);
+  result = run(peer, &command);
+  CHECK(result.error == ENOTDIR);
   command = (struct command){.flags = kContainerMain, .script = "pwd", .cwd = "/new/work"};
   expect_output(peer, &command, "/new/work\n");
   command.cwd = "/etc/plain/sub";
