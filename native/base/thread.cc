@@ -1,6 +1,13 @@
 // pthreads.
 #include "base/thread.h"
 
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <tuple>
+
 #include "base/signals.h"
 
 namespace vmfork {
@@ -9,10 +16,26 @@ namespace {
 // Enough for every device model, which do not recurse; the embedding program's thread-local storage
 // also lives in it.
 constexpr size_t kStackBytes = 256 << 10;
+constexpr uint64_t kLongTurnNs = 20'000'000;
+constexpr size_t kMaxNameBytes = 15;  // pthread_setname_np(3)
+
+// struct sched_attr, version 0 (sched_setattr(2)); the C library has none.
+struct SchedulingAttributes {
+  uint32_t size;
+  uint32_t policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime;
+  uint64_t deadline;
+  uint64_t period;
+};
+static_assert(sizeof(SchedulingAttributes) == 48);
 }  // namespace
 
 Result<void> Thread::Start(const std::string& name, std::function<void()> body) {
   body_ = std::move(body);
+  name_ = name.substr(0, kMaxNameBytes);
   pthread_attr_t attributes;
   ::pthread_attr_init(&attributes);
   ::pthread_attr_setstacksize(&attributes, kStackBytes);
@@ -23,13 +46,15 @@ Result<void> Thread::Start(const std::string& name, std::function<void()> body) 
     return Fail(ErrorCode::kNoMemory, "pthread_create", "thread limit reached", EAGAIN);
   if (error_number != 0) return FailErrno(error_number, "pthread_create", name);
   started_ = true;
-  ::pthread_setname_np(thread_, name.substr(0, 15).c_str());
   return {};
 }
 
 void* Thread::Main(void* self) {
   BlockSignals();
-  static_cast<Thread*>(self)->body_();
+  auto* thread = static_cast<Thread*>(self);
+  // Here, because naming another thread goes by way of a file in /proc.
+  ::pthread_setname_np(::pthread_self(), thread->name_.c_str());
+  thread->body_();
   return nullptr;
 }
 
@@ -41,6 +66,15 @@ void Thread::Join() {
 void Thread::Kill(int signal_number) const {
   std::lock_guard lock(mutex_);
   if (started_) ::pthread_kill(thread_, signal_number);
+}
+
+void ShareProcessorInLongTurns() {
+  SchedulingAttributes attributes{};
+  if (::syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) != 0) return;
+  if (attributes.policy != SCHED_OTHER) return;
+  // For this policy the length of a turn: 0.1 … 100 ms (kernel/sched/syscalls.c, __setparam_fair).
+  attributes.runtime = kLongTurnNs;
+  std::ignore = ::syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
 }  // namespace vmfork

@@ -32,10 +32,16 @@ class Thread {
  private:
   static void* Main(void* self);
   std::function<void()> body_;
+  std::string name_;
   mutable std::mutex
       mutex_;  // guards thread_: a signal may be sent while Start() is still under way
   pthread_t thread_{};
   std::atomic<bool> started_ = false;
 };
+
+// For a thread that computes without end: its share of the processors stays what it is, but it has
+// it in longer turns, and threads that want one only briefly (JavaScript's, the kernel's workers)
+// are served at once. Where the kernel cannot (before Linux 6.12), nothing changes.
+void ShareProcessorInLongTurns();
 
 }  // namespace vmfork

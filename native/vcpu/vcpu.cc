@@ -66,6 +66,7 @@ bool Vcpu::WaitForWish() {
 }
 
 void Vcpu::Main() {
+  ShareProcessorInLongTurns();
   Result<void> handled;
   while (handled) {
     const int error_number = fd_.Enter();
