@@ -188,6 +188,7 @@ Napi::Value VmObject::SampleRip(const Info& info) {
 
 Napi::Value VmObject::Destroy(const Info& info) {
   record_->events->Mute();
+  if (const auto vm = record_->Get()) (*vm)->RequestStop();
   const auto& engine = lease_->Handle();
   const auto receiver = info.This().As<Napi::Object>();
   if (engine->IsClosing()) return engine->Close(receiver);  // that destroys it

@@ -337,6 +337,12 @@ Result<std::vector<uint64_t>> Vm::SampleRip(uint32_t count, uint32_t interval_us
   return samples;
 }
 
+void Vm::RequestStop() {
+  reporter_->Silence();
+  std::shared_lock lock(machine_mutex_);
+  if (machine_ != nullptr) machine_->RequestStop();
+}
+
 void Vm::Destroy() {
   std::unique_ptr<Machine> machine;
   reporter_->Silence();

@@ -68,6 +68,9 @@ class Vm {
   // RIP of vCPU 0, `count` times, `interval_us` apart: where a boot spends its time. *blocks*
   Result<std::vector<uint64_t>> SampleRip(uint32_t count, uint32_t interval_us);
 
+  // Ends guest execution without waiting for it: what is to be destroyed should not go on taking
+  // processor time until its turn comes. Never blocks noticeably.
+  void RequestStop();
   // Stops the vCPUs, closes every connection, unmaps the memory. Pending Connect()s get kGone.
   // Idempotent; *blocks* until all is gone.
   void Destroy();

@@ -297,10 +297,7 @@ export class Machine implements VmEventSink {
     const consoleTail = this.console.tail();
     const gone = new VmforkError('VMF_GONE', reason.message, { cause: reason, consoleTail });
     this.#gone = gone;
-    this.#control.reject(gone);
-    this.#session?.fail(gone);
-    for (const listener of [...this.#listeners.values()]) listener.close();
-    for (const socket of this.#sockets) failStream(socket, gone);
+    // First, because it stops the guest: an agent that saw its channel close would set about ending its kernel.
     this.#teardown = this.#native.destroy().then(
       () => this.#engine.forget(this.id),
       (error) => {
@@ -308,6 +305,10 @@ export class Machine implements VmEventSink {
       },
     );
     this.#teardown.catch(() => {}); // reported by destroy()
+    this.#control.reject(gone);
+    this.#session?.fail(gone);
+    for (const listener of [...this.#listeners.values()]) listener.close();
+    for (const socket of this.#sockets) failStream(socket, gone);
     this.#go(to);
     this.#observer?.onExit(gone);
   }
