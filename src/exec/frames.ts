@@ -41,6 +41,8 @@ export const FrameType = {
   ROOTFS_GONE: 43,
   OOM: 44,
   ADOPT_MAIN: 45,
+  PREPARE: 46,
+  PREPARED: 47,
   DIAL: 48,
   CONNECTED: 49,
   CLOSED: 50,
