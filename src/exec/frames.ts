@@ -92,7 +92,8 @@ export function encodeFrame(header: FrameHeader, payload: Uint8Array = EMPTY): B
   return bytes;
 }
 
-function writeHeader(bytes: Buffer, header: FrameHeader, payloadBytes: number): void {
+/** Writes a header to the first bytes of a buffer. */
+export function writeHeader(bytes: Buffer, header: FrameHeader, payloadBytes: number): void {
   bytes.writeUInt32LE(payloadBytes, 0);
   bytes.writeUInt32LE(header.stream ?? 0, 4);
   bytes.writeUInt8(header.type, 8);

@@ -1,8 +1,8 @@
 // The structured messages of the control protocol: what the library sends and what it understands of the agent's answers.
 
 import { errnoName, VmforkError } from '../errors.js';
-import { encodeFrame, type Frame, FrameType } from './frames.js';
-import { encodeTlvs, Tag, type Tlv, TlvList } from './tlv.js';
+import { encodeFrame, type Frame, FrameType, HEADER_BYTES, writeHeader } from './frames.js';
+import { encodeTlvs, Tag, TLV_HEADER_BYTES, type Tlv, TlvList } from './tlv.js';
 
 /** Protocol generations this library speaks. */
 export const GENERATION = { min: 1, max: 1 } as const;
@@ -81,18 +81,26 @@ export function encodeResume(
   identity: IdentityBytes,
   kind: number = ResumeKind.NEW_MACHINE,
 ): Buffer {
-  return encodeFrame(
-    { type: FrameType.RESUME, aux: kind, value },
-    encodeTlvs([
-      [Tag.GENERATION_ID, identity.generationId],
-      [Tag.ENTROPY, identity.entropy],
-      [Tag.REALTIME_NS, identity.realtimeNs],
-      [Tag.HOSTNAME, identity.hostname],
-      [Tag.MACHINE_ID, identity.machineId],
-      [Tag.CID, identity.cid],
-      [Tag.BOOT_ID, identity.bootId],
-    ]),
-  );
+  const items: Tlv[] = [
+    [Tag.GENERATION_ID, identity.generationId],
+    [Tag.ENTROPY, identity.entropy],
+    [Tag.REALTIME_NS, identity.realtimeNs],
+    [Tag.HOSTNAME, identity.hostname],
+    [Tag.MACHINE_ID, identity.machineId],
+    [Tag.CID, identity.cid],
+    [Tag.BOOT_ID, identity.bootId],
+  ];
+  const frame = encodeTlvs(items, HEADER_BYTES);
+  writeHeader(frame, { type: FrameType.RESUME, aux: kind, value }, frame.length - HEADER_BYTES);
+  return frame;
+}
+
+/** Writes the time into a `RESUME` that was encoded earlier. */
+export function stampResume(frame: Buffer, realtimeNs: bigint): void {
+  let at = HEADER_BYTES;
+  // The generation id and the entropy lie before it.
+  for (let items = 0; items < 2; items++) at += TLV_HEADER_BYTES + frame.readUInt32LE(at + 4);
+  frame.writeBigUInt64LE(realtimeNs, at + TLV_HEADER_BYTES);
 }
 
 /** Encodes the `RESUME` after which the same machine goes on. */

@@ -2,7 +2,8 @@
 
 import { VmforkError } from '../errors.js';
 
-const HEADER_BYTES = 8;
+/** Bytes of an item's header. */
+export const TLV_HEADER_BYTES = 8;
 
 /** Tags by name. */
 export const Tag = {
@@ -62,30 +63,35 @@ export const Tag = {
 /** One item; a number is written as u32, a bigint as u64, a string as UTF-8. */
 export type Tlv = readonly [tag: number, value: Uint8Array | string | number | bigint];
 
-/** Encodes a list of items in the order given. */
-export function encodeTlvs(items: readonly Tlv[]): Buffer {
-  const parts: Buffer[] = [];
+/** Encodes a list of items in the order given, behind `offsetBytes` bytes that are the caller's to fill. */
+export function encodeTlvs(items: readonly Tlv[], offsetBytes = 0): Buffer {
+  let size = offsetBytes;
+  for (const [, value] of items) size += TLV_HEADER_BYTES + sizeOf(value);
+  const list = Buffer.allocUnsafe(size);
+  let at = offsetBytes;
   for (const [tag, value] of items) {
-    const bytes = toBytes(value);
-    const header = Buffer.allocUnsafe(HEADER_BYTES);
-    header.writeUInt16LE(tag, 0);
-    header.writeUInt16LE(0, 2);
-    header.writeUInt32LE(bytes.length, 4);
-    parts.push(header, bytes);
+    const length = put(list, at + TLV_HEADER_BYTES, value);
+    list.writeUInt16LE(tag, at);
+    list.writeUInt16LE(0, at + 2);
+    list.writeUInt32LE(length, at + 4);
+    at += TLV_HEADER_BYTES + length;
   }
-  return Buffer.concat(parts);
+  return list;
 }
 
-function toBytes(value: Tlv[1]): Buffer {
-  if (typeof value === 'string') return Buffer.from(value);
-  if (typeof value === 'object') {
-    return Buffer.from(value.buffer, value.byteOffset, value.byteLength);
-  }
-  const wide = typeof value === 'bigint';
-  const bytes = Buffer.allocUnsafe(wide ? 8 : 4);
-  if (wide) bytes.writeBigUInt64LE(value);
-  else bytes.writeUInt32LE(value);
-  return bytes;
+function sizeOf(value: Tlv[1]): number {
+  if (typeof value === 'string') return Buffer.byteLength(value);
+  if (typeof value === 'object') return value.length;
+  return typeof value === 'bigint' ? 8 : 4;
+}
+
+/** Returns how many bytes it wrote. */
+function put(list: Buffer, at: number, value: Tlv[1]): number {
+  if (typeof value === 'string') return list.write(value, at);
+  if (typeof value === 'bigint') return list.writeBigUInt64LE(value, at) - at;
+  if (typeof value === 'number') return list.writeUInt32LE(value, at) - at;
+  list.set(value, at);
+  return value.length;
 }
 
 /** A decoded list. Unknown tags are kept and ignored; of a repeated tag the first counts. */
@@ -96,11 +102,11 @@ export class TlvList {
   constructor(payload: Buffer) {
     let at = 0;
     while (at < payload.length) {
-      if (payload.length - at < HEADER_BYTES) throw broken('ends inside an item’s header');
+      if (payload.length - at < TLV_HEADER_BYTES) throw broken('ends inside an item’s header');
       const tag = payload.readUInt16LE(at);
       const length = payload.readUInt32LE(at + 4);
       if (payload.readUInt16LE(at + 2) !== 0) throw broken(`tag ${tag} has a non-zero pad`);
-      at += HEADER_BYTES;
+      at += TLV_HEADER_BYTES;
       if (length > payload.length - at) throw broken(`tag ${tag} is longer than its frame`);
       if (!this.#items.has(tag)) this.#items.set(tag, payload.subarray(at, at + length));
       at += length;

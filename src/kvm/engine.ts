@@ -16,6 +16,7 @@ import {
   type NativeVm,
 } from '../native.js';
 import { cacheDirectory } from './guest.js';
+import { IdentityStock } from './identity.js';
 import { Slots } from './slots.js';
 
 /** What a VM does with the events of its native half. */
@@ -27,8 +28,9 @@ export interface VmEventSink {
 
 const FIRST_CID = 3; // 0 to 2 are the hypervisor, local and the host (virtio 1.2, 5.10.4).
 const LAST_CID = 0x7fff_fffe;
-// Forks that wait for their guest at the same time. More would only lengthen each one's wait and age the clock it was given.
-const FORKS_AT_ONCE = Math.max(4, 2 * availableParallelism());
+// Forks that wait for their guest at the same time: each keeps a processor busy. More would only lengthen each one's wait,
+// age the clock it was given, and let its timer fire the more often for the same work.
+const FORKS_AT_ONCE = Math.max(2, availableParallelism());
 
 let defaultEngine: Engine | undefined;
 
@@ -42,6 +44,8 @@ export class Engine {
   readonly #early = new Map<number, NativeEvent[]>();
   /** @internal */
   readonly forkSlots = new Slots(FORKS_AT_ONCE);
+  /** @internal */
+  readonly identities = new IdentityStock(() => this.newCid());
   #nextCid = randomInt(FIRST_CID, LAST_CID / 2);
   #making = 0;
   #closing: Promise<void> | undefined;

@@ -20,13 +20,7 @@ import {
 } from '../options.js';
 import { throwIfAborted, type WaitOptions } from '../waiting.js';
 import { Engine } from './engine.js';
-import {
-  checkAcknowledged,
-  createIdentity,
-  encodeIdentity,
-  type Identity,
-  settleClock,
-} from './identity.js';
+import { checkAcknowledged, FORK_RESUME, type Identity, settleClock } from './identity.js';
 import { Machine } from './machine.js';
 import {
   createMetadata,
@@ -39,8 +33,6 @@ import { type Timing, Vm, type VmParts } from './vm.js';
 
 const DEFAULT_IDENTITY_TIMEOUT_MS = 30_000;
 const DEFAULT_CONSOLE_BYTES = 64 * 1024;
-// The RESUME that lies in a clone's channel; the session counts its own from 1.
-const FORK_RESUME = 0;
 
 const finalizer = new FinalizationRegistry<NativeSnapshot>((native) => {
   process.emitWarning('a snapshot was dropped without destroy(); its memory was freed late', {
@@ -167,14 +159,15 @@ export class Snapshot {
   ): Promise<Clone> {
     const clock = new StageClock();
     const engine = this.#engine;
-    const identity = createIdentity(engine.newCid(), hostname);
     const native = this.#open();
-    const resume = encodeIdentity(FORK_RESUME, identity);
+    const { identity, resume } = engine.identities.take(hostname);
     const controlBytes = release ? Buffer.concat([resume, release.bytes]) : resume;
     const consoleBytes = options.consoleBytes ?? DEFAULT_CONSOLE_BYTES;
     clock.mark('identity');
     const forkOptions = { cid: identity.cid, controlBytes, consoleBytes };
-    const machine = await engine.fork(native, forkOptions, (vm) => new Machine(engine, vm));
+    const forking = engine.fork(native, forkOptions, (vm) => new Machine(engine, vm));
+    engine.identities.refill(); // while a worker forks
+    const machine = await forking;
     clock.mark('fork');
     try {
       const session = machine.openControl(this.metadata);

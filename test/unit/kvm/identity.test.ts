@@ -1,7 +1,14 @@
 import { describe, expect, test } from 'vitest';
 import { FrameParser } from '#src/exec/frames.js';
 import { Tag, TlvList } from '#src/exec/tlv.js';
-import { checkAcknowledged, createIdentity, encodeIdentity } from '#src/kvm/identity.js';
+import {
+  checkAcknowledged,
+  createIdentity,
+  encodeIdentity,
+  FORK_RESUME,
+  type ForkIdentity,
+  IdentityStock,
+} from '#src/kvm/identity.js';
 
 test('no two identities have anything in common', () => {
   const identities = Array.from({ length: 1000 }, (_, index) => createIdentity(index));
@@ -44,6 +51,38 @@ test('a RESUME carries the identity, fresh entropy and the time of its making', 
   expect(ageMs).toBeGreaterThanOrEqual(0);
   expect(ageMs).toBeLessThan(1000);
 });
+
+test('an identity drawn ahead is given out once, with the time of that moment', async () => {
+  let cid = 10;
+  const stock = new IdentityStock(() => cid++);
+  stock.refill();
+  stock.refill();
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  const before = Date.now();
+  const taken = [stock.take(), stock.take(), stock.take('mine')];
+  stock.refill();
+  taken.push(stock.take('other'), stock.take());
+  expect(taken.map(({ identity }) => identity.cid)).toEqual([10, 11, 12, 14, 13]);
+  expect(new Set(taken.map(({ identity }) => identity.generationId)).size).toBe(5);
+  for (const one of taken) {
+    const list = resumeOf(one);
+    expect(list.u32(Tag.CID)).toBe(one.identity.cid);
+    expect(list.text(Tag.HOSTNAME)).toBe(one.identity.hostname);
+    const realtimeMs = Number((list.u64(Tag.REALTIME_NS) ?? 0n) / 1_000_000n);
+    expect(realtimeMs).toBeGreaterThanOrEqual(before);
+  }
+});
+
+function resumeOf({ resume }: ForkIdentity): TlvList {
+  const lists: TlvList[] = [];
+  new FrameParser().push(resume, ({ value, payload }) => {
+    expect(value).toBe(FORK_RESUME);
+    lists.push(new TlvList(payload));
+  });
+  const [list] = lists;
+  if (!list) throw new Error('incomplete');
+  return list;
+}
 
 describe('checkAcknowledged', () => {
   const identity = createIdentity(9);

@@ -29,3 +29,17 @@ test('a failure gives the slot back, and so does a signal that fired in the queu
   await expect(aborted).rejects.toMatchObject({ code: 'VMF_ABORTED' });
   await expect(slots.run('x', undefined, () => Promise.resolve(1))).resolves.toBe(1);
 });
+
+test('a signal is heeded in the queue at once, and the turn goes to the next', async () => {
+  const slots = new Slots(1);
+  const gate = new Deferred<void>();
+  const running = slots.run('x', undefined, () => gate.promise);
+  const controller = new AbortController();
+  const aborted = slots.run('x', controller.signal, () => Promise.resolve());
+  const next = slots.run('x', new AbortController().signal, () => Promise.resolve(2));
+  controller.abort();
+  await expect(aborted).rejects.toMatchObject({ code: 'VMF_ABORTED', operation: 'x' });
+  gate.resolve();
+  await running;
+  await expect(next).resolves.toBe(2);
+});
