@@ -1,6 +1,7 @@
 // The inner half of a VM: its native handle, its control session, its state, and how it ends. vm.ts is what users see.
 
 import type { Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { debug, logChannel, stateChannel } from '../diagnostics.js';
 import { fromNative, isErrorCode, VmforkError } from '../errors.js';
 import { failStream } from '../exec/byte-streams.js';
@@ -16,6 +17,8 @@ import { assertLegal, isOver, mayGo, type Operation, type VmState } from './life
 export const CONTROL_PORT = 1024;
 // A guest that ends closes its channel first; the reason follows from the vCPU's thread within this time.
 const REASON_GRACE_MS = 500;
+// From QUIESCED to a guest that sleeps: frozen earlier, every fork would first finish that sending for itself.
+const ASLEEP_AFTER_MS = 25;
 
 /** Told about changes of state and the end. */
 export interface MachineObserver {
@@ -125,6 +128,7 @@ export class Machine implements VmEventSink {
     this.#go('freezing');
     try {
       await session.quiesce(limits);
+      await sleep(ASLEEP_AFTER_MS);
       const forkPoints = session.forkPoints.names;
       return { native: await this.#freezeQuiet(), forkPoints };
     } finally {

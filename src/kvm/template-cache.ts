@@ -3,6 +3,7 @@
 import { createHash } from 'node:crypto';
 import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { debug } from '../diagnostics.js';
 import { VmforkError } from '../errors.js';
 import { addonBuild } from '../native.js';
@@ -14,6 +15,9 @@ import { ENGINE_OPTION, Snapshot } from './snapshot.js';
 import { Template } from './template.js';
 
 const HASH_DIGITS = 16;
+// What the guest's kernel puts off after a process has ended (RCU callbacks, their work items) is done in this time,
+// once, and not in each clone.
+const REST_MS = 700;
 // A saving that died leaves its work folder behind; after this long nobody can still be writing it.
 const ABANDONED_AFTER_MS = 60 * 60 * 1000;
 const STALE: readonly string[] = [
@@ -50,6 +54,7 @@ export async function cachedSnapshot(options: CachedOptions = {}): Promise<Snaps
 async function warmUp(template: Template): Promise<void> {
   await template.exec(['/usr/bin/true']);
   await template.exec(['dd', 'if=/usr/bin/busybox', 'of=/dev/null', 'bs=64k']);
+  await sleep(REST_MS);
 }
 
 /** @internal One family per set of options; its member changes with the guest, the host and this library. */
