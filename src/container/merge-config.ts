@@ -103,7 +103,7 @@ function mergeVolumes(image: readonly string[], own: readonly string[]): string[
   for (const path of image) {
     if (!isAbsolute(path)) throw new VmforkError('VMF_IMAGE_INVALID', `volume ${path}`);
   }
-  const volumes = [...new Set([...image, ...own].map((path) => posix.normalize(path)))];
+  const volumes = [...new Set([...image, ...own].map((path) => posix.resolve(path)))];
   if (volumes.length > MAX_MOUNTS) {
     throw new VmforkError('VMF_IMAGE_INVALID', `${volumes.length} volumes, at most ${MAX_MOUNTS}`);
   }
