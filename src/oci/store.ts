@@ -21,7 +21,7 @@ import type { OnProgress } from './progress.js';
 import { pullImage } from './pull.js';
 import { ImageReference, parseReference } from './reference.js';
 import { type RefRecord, RefStore } from './refs.js';
-import { check, parseImageConfig, parseJson, parseManifest } from './schemas.js';
+import { check, type Manifest, parseImageConfig, parseJson, parseManifest } from './schemas.js';
 import { blobsOf } from './transfer.js';
 
 const VERSION = 1;
@@ -130,7 +130,7 @@ export class ImageStore {
     const name = toReference(reference);
     const platform = parsePlatform(options.platform ?? DEFAULT_PLATFORM);
     const known = name.digest ? await this.#load(await this.#refs.get(name)) : undefined;
-    if (known && isCompatible(platform, known.config) && (await this.#isComplete(known))) {
+    if (known && isCompatible(platform, known.config)) {
       return new StoredImage(this.#blobs, known);
     }
     const job = {
@@ -167,7 +167,7 @@ export class ImageStore {
     return new StoredImage(this.#blobs, parts);
   }
 
-  /** All images, sorted by name. What is damaged is left out. */
+  /** All images, sorted by name. What is damaged or lacks layers is left out. */
   async list(): Promise<StoredImage[]> {
     const images: StoredImage[] = [];
     for (const record of await this.#refs.all()) {
@@ -178,7 +178,7 @@ export class ImageStore {
   }
 
   /**
-   * The image of a name, or of a manifest's digest (`sha256:…`).
+   * The image of a name, or of a manifest's digest (`sha256:…`). One that lacks a layer counts as missing.
    * @throws VmforkError `VMF_IMAGE_NOT_FOUND`, `VMF_IMAGE_REFERENCE`, `VMF_STORE`
    */
   async inspect(reference: string | ImageReference): Promise<StoredImage> {
@@ -222,7 +222,7 @@ export class ImageStore {
     return record ? [record] : [];
   }
 
-  /** Reads an image's documents. Undefined when one of them is gone or damaged. */
+  /** Reads an image's documents. Undefined when something of the image is gone, or a document damaged. */
   async #load(record: RefRecord | undefined): Promise<ImageParts | undefined> {
     if (!record) return undefined;
     try {
@@ -231,7 +231,10 @@ export class ImageStore {
       const manifest = manifestBytes && parseManifest(manifestBytes);
       const configBytes = manifest && (await this.#blobs.read(manifest.config.digest));
       if (!manifest || !configBytes) return undefined;
-      return { reference, digest, manifest, config: parseImageConfig(configBytes) };
+      const config = parseImageConfig(configBytes);
+      return (await this.#isComplete(manifest))
+        ? { reference, digest, manifest, config }
+        : undefined;
     } catch (error) {
       const isDamage = VmforkError.is(error) && error.code.startsWith('VMF_IMAGE_');
       if (isDamage) return undefined;
@@ -239,7 +242,7 @@ export class ImageStore {
     }
   }
 
-  async #isComplete({ manifest }: ImageParts): Promise<boolean> {
+  async #isComplete(manifest: Manifest): Promise<boolean> {
     for (const { digest, size } of blobsOf(manifest)) {
       if ((await this.#blobs.size(digest)) !== size) return false;
     }

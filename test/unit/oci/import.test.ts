@@ -3,7 +3,7 @@
 import { createReadStream, createWriteStream, readFileSync, writeFileSync } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { ImageStore, type ImportOptions } from '#src/oci/store.js';
 import {
   digestOf,
@@ -14,6 +14,9 @@ import {
   Scratch,
   skopeo,
 } from '../../helpers/oci/images.js';
+
+// Other processes take part, which a busy machine may keep waiting.
+vi.setConfig({ testTimeout: 30_000, hookTimeout: 60_000 });
 
 const scratch = new Scratch();
 let layers: Layers;

@@ -1,10 +1,13 @@
 // Registries that break connections, lie, stall and redirect.
 
 import { readdirSync, writeFileSync } from 'node:fs';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { ImageStore } from '#src/oci/store.js';
 import { digestOf, noise, readLayer, Scratch } from '../../helpers/oci/images.js';
 import { makeImage, OddRegistry, type Spoil, sendRange } from '../../helpers/oci/odd-registry.js';
+
+// Other processes take part, which a busy machine may keep waiting.
+vi.setConfig({ testTimeout: 30_000, hookTimeout: 60_000 });
 
 const scratch = new Scratch();
 const retry = { attempts: 4, delayMs: 1, silenceMs: 300 };

@@ -16,6 +16,9 @@ import {
 import { Registry } from '../../helpers/oci/registry.js';
 import { TokenService } from '../../helpers/oci/token-service.js';
 
+// Other processes take part, which a busy machine may keep waiting.
+vi.setConfig({ testTimeout: 30_000, hookTimeout: 60_000 });
+
 const scratch = new Scratch();
 const plainHttp = ['--dest-tls-verify=false'];
 let layers: Layers;

@@ -10,6 +10,9 @@ import { ImageStore } from '#src/oci/store.js';
 import { run, Scratch } from '../../helpers/oci/images.js';
 import { makeImage, OddRegistry } from '../../helpers/oci/odd-registry.js';
 
+// Other processes take part, which a busy machine may keep waiting.
+vi.setConfig({ testTimeout: 30_000, hookTimeout: 60_000 });
+
 const scratch = new Scratch();
 const options = { auth: null, retry: { attempts: 1, delayMs: 1 } };
 const image = makeImage('transport', 1000);
