@@ -148,11 +148,13 @@ void command_adopt_main(const struct frame* frame) {
 
 void command_report_oom(void) {
   if (!oom_take_change()) return;
-  const struct stream* stream = main_stream();
+  struct stream* stream = main_stream();
+  // The memory events also count what is no kill, such as meeting the limit.
   uint32_t kills = stream ? oom_kills() - stream->oom_kills : 0;
-  if (kills > 0 && !stream->detached && link_room() >= kSmallFrameBytes) {
-    link_send_small(kOom, stream->id, 0, kills);
-  }
+  if (kills == 0 || kills == stream->oom_told || stream->detached) return;
+  if (link_room() < kSmallFrameBytes) return;
+  link_send_small(kOom, stream->id, 0, kills);
+  stream->oom_told = kills;
 }
 
 void command_resize(struct stream* stream, uint32_t size) {
