@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "caps.h"
@@ -144,6 +145,18 @@ void container_started(const struct container_spec* spec, pid_t pid) {
   if (!(spec->flags & kContainerMain)) return;
   main_pid = pid;
   main_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
+void container_rename(void) {
+  struct utsname names;
+  if (main_pid == 0 || !with_kernel || uname(&names) < 0) return;
+  int own = open("/proc/self/ns/uts", O_RDONLY | O_CLOEXEC);
+  if (own < 0) return;
+  if (setns(main_pidfd, CLONE_NEWUTS) == 0) {
+    sethostname(names.nodename, strlen(names.nodename));
+    if (setns(own, CLONE_NEWUTS) < 0) fatal("cannot leave the container", errno);
+  }
+  close(own);
 }
 
 bool container_reaped(pid_t pid) {

@@ -88,5 +88,7 @@ void container_started(const struct container_spec* spec, pid_t pid);
 // A child was reaped. True: it was the main process.
 bool container_reaped(pid_t pid);
 pid_t container_main(void);
+// After a fork: a main process of the template gets the machine's new host name.
+void container_rename(void);
 
 #endif

@@ -11,6 +11,7 @@
 
 #include "command.h"
 #include "console.h"
+#include "container.h"
 #include "events.h"
 #include "files.h"
 #include "flow.h"
@@ -62,6 +63,7 @@ static void resume(const struct frame* frame, uint8_t* payload) {
       link_drain();
       return;
     }
+    container_rename();
     if (!(frame->aux & kResumeSameMachine)) streams_detach();
   }
   quiesced = false;

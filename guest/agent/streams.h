@@ -49,8 +49,8 @@ struct stream {
   uint8_t exit_code;
   uint64_t max_rss_kib;
   bool contained;
-  uint32_t oom_kills;  // of the container, when this command began; after its end, since then
-  uint32_t oom_told;   // how many of them the host knows of
+  uint32_t oom_kills;     // of the container, when this command began; after its end, since then
+  uint32_t oom_told;      // how many of them the host knows of
   uint64_t grace_end_ns;  // 0: not running
   struct output outputs[2];
   struct input input;
