@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -45,12 +46,15 @@ static uint8_t* stack;
 static int runner_main(void* unused) {
   char byte = 0;
   (void)unused;
+  // It shares the pipes of an agent that ended and would wait for ever; the program is on its own.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   runner.stage = runner.enter(&runner.kind);
   runner.error = errno;
   if (runner.stage || write(runner.answers[1], &byte, 1) != 1) _exit(1);
   if (read(runner.orders[0], &byte, 1) != 1) _exit(0);
   // From here on its descriptors are its own; the end of the copy of answers[1] is the exec.
   if (unshare(CLONE_FILES) < 0 || write(runner.answers[1], &byte, 1) != 1) _exit(1);
+  prctl(PR_SET_PDEATHSIG, 0);
   runner.run(runner.argument);
   _exit(127);
 }
