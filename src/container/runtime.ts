@@ -19,6 +19,7 @@ import { Container, type ContainerExit } from './container.js';
 import { copyIn, copyOut } from './copy.js';
 import { mergeConfig } from './merge-config.js';
 import { adoptMain, type StreamOptions, startInside, startMain } from './process.js';
+import { prepareContainer } from './rootfs.js';
 import type { ContainerOptions, ProcessSpec } from './spec.js';
 import type { Containment } from './spec-json.js';
 
@@ -79,6 +80,15 @@ export class ContainerRuntime {
   async detach(limits: WaitOptions = {}): Promise<void> {
     await detachRootfs(this.#machine, this.#attached, limits);
     this.#attached = null;
+  }
+
+  prepare(limits: WaitOptions = {}): Promise<void> {
+    return prepareContainer(this.#machine.sessionFor('prepare'), limits);
+  }
+
+  /** Before a snapshot: a mounted root filesystem that waits for its container is made ready for it. */
+  async beforeSnapshot(limits: WaitOptions): Promise<void> {
+    if (this.#attached && !this.#runningMain) await this.prepare(limits);
   }
 
   start({

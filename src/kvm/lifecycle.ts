@@ -33,6 +33,7 @@ export const OPERATIONS = {
   spawn: AWAKE,
   attach: AWAKE,
   detach: AWAKE,
+  prepare: AWAKE,
   start: AWAKE,
   run: AWAKE,
   copyIn: AWAKE,

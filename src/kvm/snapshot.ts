@@ -248,6 +248,8 @@ export async function takeSnapshot(
 ): Promise<Snapshot> {
   checkOptions('snapshot', WAIT_OPTIONS, options);
   throwIfAborted('snapshot', options.signal);
+  machine.assertLegal('snapshot');
+  await vm.beforeSnapshot(options);
   const { native, forkPoints } = await machine.freeze(options);
   const { guest, agent, containment } = vm;
   const metadata = createMetadata({

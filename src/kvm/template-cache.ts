@@ -54,6 +54,7 @@ export async function cachedSnapshot(options: CachedOptions = {}): Promise<Snaps
 async function warmUp(template: Template): Promise<void> {
   await template.exec(['/usr/bin/true']);
   await template.exec(['dd', 'if=/usr/bin/busybox', 'of=/dev/null', 'bs=64k']);
+  await template.prepare();
   await sleep(REST_MS);
 }
 

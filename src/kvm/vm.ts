@@ -168,6 +168,15 @@ export abstract class Vm extends EventEmitter<VmEvents> {
   }
 
   /**
+   * Does here what clones of the next snapshot then need not do to attach a root filesystem or start a container. A snapshot
+   * with a root filesystem does it by itself.
+   */
+  prepare(options: WaitOptions = {}): Promise<void> {
+    checkOptions('prepare', WAIT_OPTIONS, options);
+    return this.#runtime.prepare(options);
+  }
+
+  /**
    * Starts the main process of a container in the attached root filesystem, as the image's config says and the options
    * change it. Unless `keep` is given, the machine ends with it. Throws `VMF_OPTIONS`, `VMF_IMAGE_INVALID`, `VMF_STATE`.
    */
@@ -299,6 +308,11 @@ export abstract class Vm extends EventEmitter<VmEvents> {
   /** @internal Finishes requests under way and leaves the drive empty. Rejects with `VMF_DISK`. */
   detachDisk(drive: number): Promise<void> {
     return this.machine.detachDisk(drive);
+  }
+
+  /** @internal Makes a root filesystem that waits for its container ready for it in the clones. */
+  beforeSnapshot(limits: WaitOptions): Promise<void> {
+    return this.#runtime.beforeSnapshot(limits);
   }
 
   /** @internal What of containers a snapshot hands on. */
