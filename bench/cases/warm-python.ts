@@ -37,13 +37,12 @@ export const warmPython: BenchCase = {
   },
 };
 
-/** A template in which python has run once, so that its files are cached, and waits once more. */
+/** A template in which python has imported what it needs, which brings its files into the page cache, and waits. */
 async function warmSnapshot(image: string, progress: (text: string) => void): Promise<Snapshot> {
   progress('template: booting, mounting python, importing');
   const diskPaths = [findGuest().userlandPath, image];
   await using template = await Template.boot({ memoryMiB: MEMORY_MIB, diskPaths });
   await must(template.exec(['sh', '-c', MOUNT]));
-  await must(template.exec([...PYTHON, '-c', COLD, 'warm'], { env: ENV }));
   template.spawn([...PYTHON, '/srv/worker.py'], { env: ENV, stdin: 'ignore' }).unref();
   await template.waitForForkPoint({ name: 'python' });
   return await template.snapshot();

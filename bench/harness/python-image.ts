@@ -32,10 +32,14 @@ export const IMPORTS = 'import json, re, hashlib, http.server';
 /** The answer of both; `argv` is what they were given. */
 export const ANSWER = "json.dumps([re.sub('a', 'b', argv[0]), hashlib.sha256(b'x').hexdigest()])";
 
+// It answers once before it waits, so that nothing is left to be made at the first use.
 const WORKER = `${IMPORTS}
 from fork_point import fork_point
+def answer(argv):
+    return ${ANSWER}.encode()
+answer(['again'])
 argv, env, data, stream = fork_point('python')
-stream.write(${ANSWER}.encode())
+stream.write(answer(argv))
 stream.close()
 `;
 
