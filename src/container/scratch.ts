@@ -2,7 +2,8 @@
 
 import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, rm } from 'node:fs/promises';
+import { unlinkSync } from 'node:fs';
+import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { VmforkError } from '../errors.js';
@@ -15,28 +16,36 @@ const MIB = 1024 * 1024;
 const MKFS_OPTIONS = ['-q', '-F', '-t', 'ext4', '-O', '^has_journal', '-m', '0'];
 const LAZY = ['-E', 'lazy_itable_init=1,nodiscard,root_owner=0:0'];
 
-/** The file of a scratch disk. Whoever has opened it keeps it; disposal takes the name away. */
+/** A scratch disk. Its file has no name, so that no end of this process can leave it behind: whoever opens the path has it. */
 export interface Scratch extends AsyncDisposable {
   readonly path: string;
 }
 
 /** Makes one of so many MiB. Rejects with `VMF_DISK`. */
 export async function makeScratch(diskMiB: number, signal?: AbortSignal): Promise<Scratch> {
-  const directory = join(cacheDirectory(), 'scratch');
-  const path = join(directory, `${randomUUID()}.ext4`);
-  const remove = () => rm(path, { force: true });
+  let file: FileHandle | undefined;
   try {
-    await mkdir(directory, { recursive: true });
-    const file = await open(path, 'wx', 0o600);
-    await file.truncate(diskMiB * MIB).finally(() => file.close());
+    file = await openNameless(join(cacheDirectory(), 'scratch'));
+    const path = `/proc/${process.pid}/fd/${file.fd}`;
+    await file.truncate(diskMiB * MIB);
     await run('mkfs.ext4', [...MKFS_OPTIONS, ...LAZY, path], { signal: signal ?? undefined });
-    return { path, [Symbol.asyncDispose]: remove };
+    const made = file;
+    return { path, [Symbol.asyncDispose]: () => made.close() };
   } catch (cause) {
-    await remove();
+    await file?.close();
     if (signal?.aborted) throw new VmforkError('VMF_ABORTED', 'attach', { cause: signal.reason });
     throw new VmforkError('VMF_DISK', `cannot make a scratch disk of ${diskMiB} MiB`, {
       operation: 'mkfs.ext4',
       cause,
     });
   }
+}
+
+async function openNameless(directory: string): Promise<FileHandle> {
+  await mkdir(directory, { recursive: true });
+  const path = join(directory, `${randomUUID()}.ext4`);
+  const file = await open(path, 'wx+', 0o600);
+  // At once and without a turn of the event loop between: not every file system has O_TMPFILE.
+  unlinkSync(path);
+  return file;
 }
