@@ -50,13 +50,15 @@ export interface RunResult<T extends string | Buffer = string> extends Omit<Cont
 
 export class ContainerRuntime {
   readonly #machine: Machine;
+  readonly #hostname: string;
   readonly #fixedDisks: number;
   #attached: Attached | null;
   #main: ProcessSpec | null;
   #container: Container | null = null;
 
-  constructor(machine: Machine, { fixedDisks, rootfs, main }: Containment) {
+  constructor(machine: Machine, hostname: string, { fixedDisks, rootfs, main }: Containment) {
     this.#machine = machine;
+    this.#hostname = hostname;
     this.#fixedDisks = fixedDisks;
     this.#attached = rootfs;
     this.#main = main;
@@ -170,7 +172,8 @@ export class ContainerRuntime {
   #specOf(options: ContainerOptions, pty: SpawnOptions['pty']): ProcessSpec {
     if (!this.#attached) throw new VmforkError('VMF_STATE', 'no root filesystem is attached');
     if (this.#runningMain) throw new VmforkError('VMF_STATE', 'a container runs here already');
-    return mergeConfig(this.#attached.config, options, { pty: Boolean(pty) });
+    const context = { hostname: this.#hostname, pty: Boolean(pty) };
+    return mergeConfig(this.#attached.config, options, context);
   }
 
   #begin(main: Command, spec: ProcessSpec, keep: boolean): Container {

@@ -98,7 +98,7 @@ export abstract class Vm extends EventEmitter<VmEvents> {
     this.agent = agent;
     this.guest = guest;
     this.#timings = timings;
-    this.#runtime = new ContainerRuntime(machine, containment);
+    this.#runtime = new ContainerRuntime(machine, identity.hostname, containment);
     machine.observe({
       onState: (to, from) => this.emit('state', to, from),
       onExit: (reason) => this.emit('exit', reason),
