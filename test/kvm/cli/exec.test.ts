@@ -1,32 +1,8 @@
 // `vmfork exec` and `vmfork demo` as programs: streams, exit codes, signals. The template is the cached one of the suite.
 
-import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { text } from 'node:stream/consumers';
-import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
-
-const program = fileURLToPath(new URL('../../../dist/cli/main.js', import.meta.url));
-
-interface Run {
-  code: number | null;
-  stdout: string;
-  stderr: string;
-}
-
-const start = (...args: string[]): ChildProcessWithoutNullStreams =>
-  spawn(process.execPath, [program, ...args]);
-
-async function vmfork(args: string[], input = ''): Promise<Run> {
-  const child = start(...args);
-  child.stdin.end(input);
-  const [stdout, stderr, [code]] = await Promise.all([
-    text(child.stdout),
-    text(child.stderr),
-    once(child, 'exit') as Promise<[number | null]>,
-  ]);
-  return { code, stdout, stderr };
-}
+import { startVmfork, vmfork } from '../../helpers/cli.js';
 
 test('exec passes standard input, output and error through and ends with the exit code', async () => {
   const script = 'cat; echo problem >&2; exit 7';
@@ -68,7 +44,7 @@ test('exec --json prints one document with result, identity and timings', async 
 });
 
 test('Ctrl-C ends exec with code 130', async () => {
-  const child = start('exec', '--', 'sh', '-c', 'echo running; sleep 1000');
+  const child = startVmfork('exec', '--', 'sh', '-c', 'echo running; sleep 1000');
   await once(child.stdout, 'data');
   child.kill('SIGINT');
   const [code] = (await once(child, 'exit')) as [number | null];

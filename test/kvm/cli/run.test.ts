@@ -1,0 +1,92 @@
+// `vmfork run` and its images and snapshots as programs, with the built-in image and the cached template of the suite.
+
+import { once } from 'node:events';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { startVmfork, vmfork } from '../../helpers/cli.js';
+
+const IMAGE = 'busybox';
+let snapshotId: string;
+
+// Every run below forks it; without it each would attach the image for itself.
+beforeAll(async () => {
+  const { stdout, stderr, code } = await vmfork(['snapshot', 'create', IMAGE, '--json']);
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  snapshotId = JSON.parse(stdout).id;
+});
+afterAll(async () => {
+  await vmfork(['snapshot', 'rm', snapshotId]);
+});
+
+describe('run', () => {
+  test('passes streams through with -i and ends with the exit code', async () => {
+    const argv = ['run', '-i', IMAGE, 'sh', '-c', 'cat; echo problem >&2; exit 7'];
+    const { code, stdout, stderr } = await vmfork(argv, 'some input');
+    expect({ code, stdout }).toEqual({ code: 7, stdout: 'some input' });
+    expect(stderr).toContain('problem');
+  });
+
+  test('has no standard input without -i', async () => {
+    expect(await vmfork(['run', IMAGE, 'cat'], 'lost')).toMatchObject({ code: 0, stdout: '' });
+  });
+
+  test('sets variables, directory, user and entrypoint', async () => {
+    const options = ['-e', 'COLOUR=green', '-w', '/var', '-u', '65534', '--entrypoint', 'sh'];
+    const run = await vmfork(['run', ...options, IMAGE, '-c', 'echo $COLOUR $PWD $(id -u) $$']);
+    expect(run.stdout).toBe('green /var 65534 1\n');
+  });
+
+  test('--read-only and --tmpfs', async () => {
+    const script = 'touch /x 2>/dev/null || touch /work/y && ls /work';
+    const options = ['--read-only', '--tmpfs', '/work:size=1m'];
+    expect((await vmfork(['run', ...options, IMAGE, 'sh', '-c', script])).stdout).toBe('y\n');
+  });
+
+  test.each([
+    ['a command that is not there', 127, [IMAGE, '/no/such/command']],
+    ['a file that cannot be run', 126, [IMAGE, '/etc/passwd']],
+    // Process 1 of a namespace cannot kill itself.
+    ['a command ended by a signal', 128 + 9, ['--init', IMAGE, 'sh', '-c', 'kill -9 $$']],
+  ])('%s ends with exit code %d', async (_, expected, argv) => {
+    expect((await vmfork(['run', ...argv])).code).toBe(expected);
+  });
+
+  test('forwards a signal to the main process', async () => {
+    const script = 'trap "echo caught; exit 5" TERM; echo ready; while :; do sleep 0.1; done';
+    const child = startVmfork('run', IMAGE, 'sh', '-c', script);
+    let stdout = '';
+    child.stdout.on('data', (bytes) => {
+      const isFirst = stdout === '';
+      stdout += bytes;
+      if (isFirst) child.kill('SIGTERM');
+    });
+    const [code] = await once(child, 'close');
+    expect({ code, stdout }).toEqual({ code: 5, stdout: 'ready\ncaught\n' });
+  });
+
+  test('--json prints one document', async () => {
+    const { code, stdout } = await vmfork(['run', '--json', IMAGE, 'hostname']);
+    const document = JSON.parse(stdout);
+    expect(document).toMatchObject({ exitCode: 0, oomKilled: false, signal: null });
+    expect(document.stdout).toBe(`${document.machine.hostname}\n`);
+    expect(code).toBe(0);
+  });
+
+  test('an image that is nowhere is told, with code 125', async () => {
+    const { code, stderr } = await vmfork(['run', 'localhost:1/no/such']);
+    expect(code).toBe(125);
+    expect(stderr).toMatch(/VMF_REGISTRY/);
+  });
+});
+
+test('images and snapshots are listed, inspected and refused by name', async () => {
+  const images = JSON.parse((await vmfork(['images', '--json'])).stdout);
+  expect(images).toContainEqual(
+    expect.objectContaining({ reference: 'docker.io/library/busybox:latest' }),
+  );
+  const inspected = JSON.parse((await vmfork(['inspect', IMAGE])).stdout);
+  expect(inspected.config.config.Cmd).toEqual(['sh']);
+  const snapshots = JSON.parse((await vmfork(['snapshot', 'ls', '--json'])).stdout);
+  expect(snapshots).toContainEqual(expect.objectContaining({ id: snapshotId, memoryMiB: 128 }));
+  expect(await vmfork(['rmi', 'no/such'])).toMatchObject({ code: 1 });
+  expect(await vmfork(['snapshot', 'rm', 'nothing'])).toMatchObject({ code: 1 });
+});
