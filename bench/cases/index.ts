@@ -2,7 +2,9 @@
 
 import type { BenchCase } from '../harness/case.js';
 
+import { attach } from './attach.js';
 import { boot } from './boot.js';
+import { container } from './container.js';
 import { exec } from './exec.js';
 import { firstResponse } from './first-response.js';
 import { fork } from './fork.js';
@@ -10,6 +12,7 @@ import { hundred } from './hundred.js';
 import { imageBuild } from './image-build.js';
 import { memory } from './memory.js';
 import { micro } from './micro.js';
+import { pageSharing } from './page-sharing.js';
 import { peerQemu } from './peer-qemu.js';
 import { stream } from './stream.js';
 import { warmPython } from './warm-python.js';
@@ -24,6 +27,9 @@ export const CASES: readonly BenchCase[] = [
   hundred,
   stream,
   imageBuild,
+  attach,
+  container,
+  pageSharing,
   warmPython,
   peerQemu,
 ];
