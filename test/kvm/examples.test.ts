@@ -10,7 +10,15 @@ const examples = readdirSync('examples')
   .sort();
 
 test('there is one for each step', () => {
-  expect(examples.map((name) => name.slice(0, 2))).toEqual(['01', '02', '03', '04', '05', '06']);
+  expect(examples.map((name) => name.slice(0, 2))).toEqual([
+    '01',
+    '02',
+    '03',
+    '04',
+    '05',
+    '06',
+    '07',
+  ]);
 });
 
 test.each(examples)('%s', async (name) => {
