@@ -30,6 +30,7 @@ const groups = {
     'erofs-utils',
     'busybox-static',
     'libclang-rt-19-dev',
+    'mmdebstrap',
     'openssl',
     'qemu-system-x86',
     'skopeo',
