@@ -106,8 +106,11 @@ async function stageBase(staging) {
     if (!unusedPackages.test(name))
       copy(join(modules, name), join(staging, 'project/node_modules', name));
   }
+  // What the library itself starts, for scratch disks.
+  const mkfs = realpathSync('/usr/sbin/mkfs.ext4');
+  copy(mkfs, join(staging, 'bin/mkfs.ext4'));
   const addons = listFilesAbsolute(modules, '.node');
-  for (const library of await sharedLibraries([process.execPath, ...addons])) {
+  for (const library of await sharedLibraries([process.execPath, mkfs, ...addons])) {
     copy(realpathSync(library), join(staging, library));
   }
 }
