@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { cacheDirectory } from '#src/kvm/guest.js';
 import { templateSnapshot } from '../helpers/kvm.js';
 
 const scratch = mkdtempSync(join(tmpdir(), 'vmfork-process-'));
@@ -62,6 +63,19 @@ test.each(['SIGINT', 'SIGTERM', 'SIGKILL'] as const)(
     expect(readdirSync(scratch)).toEqual([]);
   },
 );
+
+test('killed while containers run and disks are made, it leaves no process, mount or scratch disk', async () => {
+  const mounts = readFileSync('/proc/mounts', 'utf8');
+  const child = start('containers.mjs');
+  const pid = child.pid as number;
+  await once(child.stdout as never, 'data');
+  const status = ended(child);
+  child.kill('SIGKILL');
+  expect(await status).toEqual({ code: null, signal: 'SIGKILL' });
+  expect(existsSync(`/proc/${pid}`)).toBe(false);
+  expect(readFileSync('/proc/mounts', 'utf8')).toBe(mounts);
+  expect(readdirSync(join(cacheDirectory(), 'scratch'))).toEqual([]);
+});
 
 test('worker threads have engines of their own and can be terminated', async () => {
   const child = start('workers.mjs');
