@@ -8,7 +8,7 @@ import { guestParameters, openSnapshot } from './default-guest.js';
 
 const CLONES = 20;
 const KIB = 1024;
-const READ = ['dd', `if=${DATA.path}`, 'of=/dev/null', 'bs=1M'];
+const READ = ['dd', `if=${DATA.path}`, 'of=/dev/null', 'bs=64k'];
 
 export const pageSharing: BenchCase = {
   name: 'page-sharing',
