@@ -2,10 +2,16 @@
 
 import { abortedError, throwIfAborted } from '../waiting.js';
 
+interface Waiter {
+  start(): void;
+  giveUp(): void;
+}
+
 export class Slots {
   #free: number;
   // In the order of arrival.
-  readonly #waiting = new Set<() => void>();
+  readonly #waiting = new Set<Waiter>();
+  readonly #watched = new Map<AbortSignal, Set<Waiter>>();
 
   constructor(count: number) {
     this.#free = count;
@@ -29,18 +35,46 @@ export class Slots {
 
   #wait(operation: string, signal: AbortSignal | undefined): Promise<void> {
     return new Promise((resolve, reject) => {
-      const start = () => {
-        signal?.removeEventListener('abort', giveUp);
-        resolve();
+      const waiter: Waiter = {
+        start: () => {
+          if (signal) this.#unwatch(signal, waiter);
+          resolve();
+        },
+        giveUp: () => {
+          this.#waiting.delete(waiter);
+          reject(abortedError(operation, signal as AbortSignal));
+        },
       };
-      const giveUp = () => {
-        this.#waiting.delete(start);
-        reject(abortedError(operation, signal as AbortSignal));
-      };
-      signal?.addEventListener('abort', giveUp, { once: true });
-      this.#waiting.add(start);
+      if (signal) this.#watch(signal, waiter);
+      this.#waiting.add(waiter);
     });
   }
+
+  /** One listener a signal, however many wait: a hundred forks may share one. */
+  #watch(signal: AbortSignal, waiter: Waiter): void {
+    const known = this.#watched.get(signal);
+    if (known) {
+      known.add(waiter);
+      return;
+    }
+    this.#watched.set(signal, new Set([waiter]));
+    signal.addEventListener('abort', this.#onAbort, { once: true });
+  }
+
+  #unwatch(signal: AbortSignal, waiter: Waiter): void {
+    const waiters = this.#watched.get(signal);
+    waiters?.delete(waiter);
+    if (waiters?.size !== 0) return;
+    this.#watched.delete(signal);
+    signal.removeEventListener('abort', this.#onAbort);
+  }
+
+  readonly #onAbort = ({ target }: Event): void => {
+    const signal = target as AbortSignal;
+    const waiters = this.#watched.get(signal) ?? [];
+    this.#watched.delete(signal);
+    for (const waiter of waiters) waiter.giveUp();
+  };
 
   #giveBack(): void {
     const [next] = this.#waiting;
@@ -50,6 +84,6 @@ export class Slots {
     }
     // A slot given back goes straight to the next in line.
     this.#waiting.delete(next);
-    next();
+    next.start();
   }
 }

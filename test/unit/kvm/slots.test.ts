@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events';
 import { expect, test } from 'vitest';
 import { Slots } from '#src/kvm/slots.js';
 import { Deferred } from '#src/waiting.js';
@@ -42,4 +43,23 @@ test('a signal is heeded in the queue at once, and the turn goes to the next', a
   gate.resolve();
   await running;
   await expect(next).resolves.toBe(2);
+});
+
+test('many that wait under one signal put one listener on it', async () => {
+  const controller = new AbortController();
+  const slots = new Slots(1);
+  const hold = new Deferred<void>();
+  const first = slots.run('fork', undefined, () => hold.promise);
+  const others = Array.from({ length: 20 }, () =>
+    slots.run('fork', controller.signal, async () => {}),
+  );
+  const outcomes = Promise.allSettled(others);
+  expect(getEventListeners(controller.signal, 'abort')).toHaveLength(1);
+  controller.abort();
+  for (const outcome of await outcomes) {
+    expect(outcome).toMatchObject({ status: 'rejected', reason: { code: 'VMF_ABORTED' } });
+  }
+  hold.resolve();
+  await first;
+  await slots.run('fork', undefined, async () => {});
 });
