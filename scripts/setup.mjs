@@ -10,6 +10,7 @@ const groups = {
     'bc',
     'bison',
     'busybox-static',
+    'e2fsprogs',
     'erofs-utils',
     'flex',
     'gcc',
