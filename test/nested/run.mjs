@@ -1,5 +1,5 @@
 // `npm run nested -- COMMAND…`: runs a command of this checkout inside the nested-SVM host.
-// Without a command: the kvm test suite.
+// Without a command: the kvm test suite; with files of it (`test/kvm/NAME.test.ts`): those.
 import { join } from 'node:path';
 import { root } from '../../scripts/lib/project.mjs';
 import { main } from '../../scripts/lib/run.mjs';
@@ -17,16 +17,18 @@ async function withPreparedHost(use) {
   return withNestedHost(guestFiles, use);
 }
 
-/** The kvm suite inside nested hosts: { passed, failed, skipped }. */
-export const runNestedSuite = () =>
-  withPreparedHost((host) => runSuite(host, { resultDir, onOutput: write }));
+/** The kvm suite, or the given files of it, inside nested hosts: { passed, failed, skipped }. */
+export const runNestedSuite = (files) =>
+  withPreparedHost((host) => runSuite(host, { resultDir, onOutput: write, files }));
+
+const isTest = (word) => /^test\/kvm\/.*\.test\.ts$/.test(word);
 
 if (process.argv[1] === import.meta.filename) {
   const timeoutMs = Number(process.env.VMFORK_NESTED_TIMEOUT_MS ?? 600_000);
   await main(async () => {
     const argv = process.argv.slice(2);
-    if (argv.length === 0) {
-      const { passed, failed, skipped } = await runNestedSuite();
+    if (argv.every(isTest)) {
+      const { passed, failed, skipped } = await runNestedSuite(argv.length > 0 ? argv : undefined);
       console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
       process.exitCode = failed > 0 ? 1 : 0;
       return;
