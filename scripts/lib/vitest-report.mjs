@@ -1,9 +1,13 @@
 // Totals of a JSON report of vitest.
 import { existsSync, readFileSync } from 'node:fs';
+import { Failure } from './run.mjs';
 
-/** { passed, failed, skipped }. Errors outside of tests make vitest exit non-zero without a failed test. */
+/**
+ * { passed, failed, skipped }; throws when there is none. Errors outside of tests make vitest exit non-zero without a
+ * failed test.
+ */
 export function readReport(path, code) {
-  if (!existsSync(path)) return { passed: 0, failed: code === 0 ? 0 : 1, skipped: 0 };
+  if (!existsSync(path)) throw new Failure(`vitest left no report (exit code ${code})`);
   const report = JSON.parse(readFileSync(path, 'utf8'));
   return {
     passed: report.numPassedTests,

@@ -1,10 +1,10 @@
 // Test stages in TypeScript: unit tests anywhere, kvm tests on this machine's /dev/kvm and, the same
 // ones, on the real kvm_amd of the nested host.
-import { existsSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { listFiles } from '../lib/files.mjs';
 import { hasKvm, root } from '../lib/project.mjs';
-import { Failure, run } from '../lib/run.mjs';
+import { run } from '../lib/run.mjs';
 import { readReport } from '../lib/vitest-report.mjs';
 
 const isTest = (path) => path.endsWith('.test.ts');
@@ -28,7 +28,6 @@ async function runProject(project, timeoutMs) {
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
   const args = [vitest, 'run', '--project', project, ...reporters];
   const { code } = await run(process.execPath, args, { echo: true, timeoutMs });
-  if (!existsSync(report)) throw new Failure(`vitest left no report (exit code ${code})`);
   return readReport(report, code);
 }
 
