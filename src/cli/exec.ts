@@ -1,14 +1,12 @@
 // `vmfork exec -- CMD`: forks once, runs a command as if it were here, and ends with its exit code.
 
-import { constants } from 'node:os';
-import { type ErrorCode, VmforkError } from '../errors.js';
-import { DEFAULT_ENV, type ExitStatus } from '../exec/command.js';
+import { exitCodeOf } from '../container/process.js';
+import { DEFAULT_ENV } from '../exec/command.js';
 import type { Clone } from '../kvm/snapshot.js';
 import type { SpawnOptions } from '../options.js';
 import { readySnapshot, withEngine } from './engine.js';
-import { EXIT } from './exit-codes.js';
-import { describeFailure, failureToJson } from './failure.js';
-import { note, printJson } from './output.js';
+import { reportFailure } from './failure.js';
+import { printJson } from './output.js';
 import { attachTerminal, connectStreams, terminalSize } from './terminal.js';
 
 /** Options of the command line. */
@@ -21,12 +19,6 @@ export interface ExecCliOptions {
   memoryMib?: number;
 }
 
-const FAILURES: Partial<Record<ErrorCode, number>> = {
-  VMF_COMMAND_NOT_FOUND: EXIT.notFound,
-  VMF_COMMAND_FAILED_TO_START: EXIT.cannotStart,
-  VMF_TIMEOUT: EXIT.timedOut,
-};
-
 /** Returns the exit code. */
 export async function exec(argv: readonly string[], options: ExecCliOptions): Promise<number> {
   try {
@@ -37,9 +29,7 @@ export async function exec(argv: readonly string[], options: ExecCliOptions): Pr
       return await run(clone, argv, options);
     });
   } catch (error) {
-    if (options.json) printJson(failureToJson(error));
-    else note(describeFailure(error));
-    return (VmforkError.is(error) ? FAILURES[error.code] : undefined) ?? EXIT.execFailed;
+    return reportFailure(error, options);
   }
 }
 
@@ -81,8 +71,4 @@ function commandOptions({ env, cwd, timeoutMs, tty }: ExecCliOptions): SpawnOpti
     timeoutMs,
     ...(tty && { pty: terminalSize() }),
   };
-}
-
-function exitCodeOf({ exitCode, signal }: Pick<ExitStatus, 'exitCode' | 'signal'>): number {
-  return exitCode ?? EXIT.signalled + (signal ? constants.signals[signal] : 0);
 }

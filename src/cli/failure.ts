@@ -1,6 +1,8 @@
 // How a failure looks on a terminal: what happened, what to do next, and for a guest that ended, its last words.
 
-import { VmforkError } from '../errors.js';
+import { type ErrorCode, VmforkError } from '../errors.js';
+import { EXIT } from './exit-codes.js';
+import { note, printJson } from './output.js';
 
 const CONSOLE_LINES = 12;
 
@@ -20,4 +22,17 @@ export function failureToJson(error: unknown): object {
   if (!VmforkError.is(error)) return { error: { message: String(error) } };
   const { code, message, hint, operation, errno } = error;
   return { error: { code, message, hint, operation, errno } };
+}
+
+const EXIT_CODES: Partial<Record<ErrorCode, number>> = {
+  VMF_COMMAND_NOT_FOUND: EXIT.notFound,
+  VMF_COMMAND_FAILED_TO_START: EXIT.cannotStart,
+  VMF_TIMEOUT: EXIT.timedOut,
+};
+
+/** Tells of a failure of `exec` or `run`; returns their exit code for it. */
+export function reportFailure(error: unknown, { json }: { json?: boolean }): number {
+  if (json) printJson(failureToJson(error));
+  else note(describeFailure(error));
+  return (VmforkError.is(error) ? EXIT_CODES[error.code] : undefined) ?? EXIT.execFailed;
 }

@@ -1,13 +1,10 @@
 // `vmfork pull | import | images | rmi | inspect`: the image store from the command line.
 
 import type { StoredImage } from '../oci/image.js';
-import type { ImageProgress } from '../oci/progress.js';
 import { ImageStore } from '../oci/store.js';
 import { EXIT } from './exit-codes.js';
-import { formatBytes, formatTable, note, printJson, printLines } from './output.js';
-import { showProgress } from './progress.js';
-
-const DIGEST_DIGITS = 12;
+import { formatBytes, formatTable, note, printJson, printLines, shortDigest } from './output.js';
+import { withProgress } from './progress.js';
 
 interface JsonOption {
   json?: boolean;
@@ -55,7 +52,7 @@ export async function images({ json }: JsonOption): Promise<number> {
   else {
     const rows = list.map((image) => [
       image.reference.familiar(),
-      shortDigest(image),
+      shortDigest(image.digest),
       image.config.created?.slice(0, 10) ?? '',
       formatBytes(image.sizeBytes),
     ]);
@@ -84,19 +81,6 @@ export async function inspect(reference: string): Promise<number> {
   return EXIT.ok;
 }
 
-async function withProgress<T>(
-  json: boolean | undefined,
-  work: (onProgress: ((progress: ImageProgress) => void) | undefined) => Promise<T>,
-): Promise<T> {
-  if (json) return work(undefined);
-  const progress = showProgress();
-  try {
-    return await work((step) => progress.report(step));
-  } finally {
-    progress.stop();
-  }
-}
-
 function announce(image: StoredImage, json: boolean | undefined): number {
   if (json) printJson(summary(image));
   else printLines([`${image.reference.familiar()}  ${image.digest}`]);
@@ -110,8 +94,4 @@ function summary(image: StoredImage): object {
     created: image.config.created,
     sizeBytes: image.sizeBytes,
   };
-}
-
-function shortDigest({ digest }: StoredImage): string {
-  return digest.slice(digest.indexOf(':') + 1).slice(0, DIGEST_DIGITS);
 }

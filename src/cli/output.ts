@@ -2,6 +2,7 @@
 
 const EIGHTHS = ['', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
 const STEPS = 8;
+const DIGEST_DIGITS = 12;
 const KIB = 1024;
 const MIB = KIB * KIB;
 
@@ -39,6 +40,11 @@ export function formatMs(ms: number): string {
 export function formatBytes(bytes: number): string {
   if (bytes >= 1024 * MIB) return `${(bytes / MIB / 1024).toFixed(1)} GiB`;
   return bytes >= MIB ? `${(bytes / MIB).toFixed(1)} MiB` : `${Math.round(bytes / KIB)} KiB`;
+}
+
+/** The first digits of a digest, enough to tell images apart. */
+export function shortDigest(digest: string): string {
+  return digest.slice(digest.indexOf(':') + 1).slice(0, DIGEST_DIGITS);
 }
 
 /** One JSON document on standard output. */

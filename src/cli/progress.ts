@@ -2,20 +2,28 @@
 
 import { MultiBar, type SingleBar } from 'cli-progress';
 import type { ImageProgress } from '../oci/progress.js';
-import { formatBytes, note } from './output.js';
+import { formatBytes, note, shortDigest } from './output.js';
 
-const DIGEST_DIGITS = 12;
 const FORMAT = '{what}  {bar}  {done} of {all}';
 
-/** Where progress goes. */
-export interface Progress {
+interface Progress {
   report(progress: ImageProgress): void;
   /** Ends the bars; what is printed next begins on a line of its own. */
   stop(): void;
 }
 
-export function showProgress(): Progress {
-  return process.stderr.isTTY ? new Bars() : new Lines();
+/** Shows the progress that `work` reports, unless one JSON document is all that may be printed. */
+export async function withProgress<T>(
+  json: boolean | undefined,
+  work: (onProgress: ((progress: ImageProgress) => void) | undefined) => Promise<T>,
+): Promise<T> {
+  if (json) return work(undefined);
+  const progress: Progress = process.stderr.isTTY ? new Bars() : new Lines();
+  try {
+    return await work((step) => progress.report(step));
+  } finally {
+    progress.stop();
+  }
 }
 
 class Bars implements Progress {
@@ -31,7 +39,7 @@ class Bars implements Progress {
   report({ phase, digest, doneBytes, totalBytes }: ImageProgress): void {
     if (digest === undefined) return;
     const payload = {
-      what: phase === 'exists' ? `${short(digest)} is there` : short(digest),
+      what: phase === 'exists' ? `${shortDigest(digest)} is there` : shortDigest(digest),
       done: formatBytes(doneBytes),
       all: formatBytes(totalBytes),
     };
@@ -48,14 +56,9 @@ class Bars implements Progress {
 class Lines implements Progress {
   report({ phase, digest, doneBytes, totalBytes }: ImageProgress): void {
     if (digest === undefined) return;
-    if (phase === 'exists') note(`${short(digest)}: is there`);
-    else if (doneBytes === totalBytes) note(`${short(digest)}: ${formatBytes(totalBytes)}`);
+    if (phase === 'exists') note(`${shortDigest(digest)}: is there`);
+    else if (doneBytes === totalBytes) note(`${shortDigest(digest)}: ${formatBytes(totalBytes)}`);
   }
 
   stop(): void {}
-}
-
-function short(digest: string): string {
-  const hex = digest.slice(digest.indexOf(':') + 1);
-  return hex.slice(0, DIGEST_DIGITS);
 }

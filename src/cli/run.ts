@@ -2,17 +2,15 @@
 
 import type { StartOptions } from '../container/runtime.js';
 import { findWarmed } from '../container/warmed.js';
-import { type ErrorCode, VmforkError } from '../errors.js';
 import type { Engine } from '../kvm/engine.js';
 import type { Clone, Snapshot } from '../kvm/snapshot.js';
 import type { StoredImage } from '../oci/image.js';
 import { findImage, prepareRootfs } from '../oci/prepare.js';
 import { ImageStore } from '../oci/store.js';
 import { ensureGuest, readySnapshot, type SignalHandler, withEngine } from './engine.js';
-import { EXIT } from './exit-codes.js';
-import { describeFailure, failureToJson } from './failure.js';
+import { reportFailure } from './failure.js';
 import { note, printJson } from './output.js';
-import { showProgress } from './progress.js';
+import { withProgress } from './progress.js';
 import { attachTerminal, connectStreams, terminalSize } from './terminal.js';
 
 /** Options of the command line. */
@@ -37,10 +35,6 @@ export interface RunCliOptions {
   disk?: number;
 }
 
-const FAILURES: Partial<Record<ErrorCode, number>> = {
-  VMF_COMMAND_NOT_FOUND: EXIT.notFound,
-  VMF_COMMAND_FAILED_TO_START: EXIT.cannotStart,
-};
 // As the docker command line: whoever asks a third time does not want to wait any more.
 const PATIENCE = 3;
 
@@ -60,22 +54,13 @@ export async function run(
         : await runAttached(clone, argv, options, intercept);
     });
   } catch (error) {
-    if (options.json) printJson(failureToJson(error));
-    else note(describeFailure(error));
-    return (VmforkError.is(error) ? FAILURES[error.code] : undefined) ?? EXIT.execFailed;
+    return reportFailure(error, options);
   }
 }
 
 async function imageFor(reference: string, { json }: RunCliOptions): Promise<StoredImage> {
   const store = await ImageStore.open();
-  const progress = json ? undefined : showProgress();
-  try {
-    return await findImage(store, reference, {
-      ...(progress && { onProgress: (step) => progress.report(step) }),
-    });
-  } finally {
-    progress?.stop();
-  }
+  return withProgress(json, (onProgress) => findImage(store, reference, { onProgress }));
 }
 
 /** A fork of the warmed snapshot when there is one, else of the template, with the image attached. */

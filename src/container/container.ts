@@ -1,10 +1,8 @@
 // A container: the main process that was started in a machine's root filesystem, and what can be done with it while it runs.
 
-import { VmforkError } from '../errors.js';
 import type { Command, ExitStatus } from '../exec/command.js';
-import { signalNumber } from '../exec/signals.js';
 import type { Machine } from '../kvm/machine.js';
-import { exitCodeOf, type JoinOptions, startInside, stopMain } from './process.js';
+import { exitCodeOf, stopMain } from './process.js';
 import type { ProcessSpec } from './spec.js';
 
 const DEFAULT_GRACE_MS = 10_000;
@@ -53,12 +51,6 @@ export class Container {
     return this.#exited;
   }
 
-  /** @internal Starts a further process in the container. */
-  join(argv: readonly string[], options: JoinOptions): Command {
-    if (this.#over) throw new VmforkError('VMF_STATE', 'the container has ended');
-    return startInside(this.#machine.sessionFor('spawn'), argv, this.#spec, options);
-  }
-
   /** Asks the main process to stop by its stop signal and kills it after `graceMs`, default 10000. Resolves with its end. */
   async stop({ graceMs = DEFAULT_GRACE_MS }: { graceMs?: number } = {}): Promise<ContainerExit> {
     await stopMain(this.main, this.#spec.stopSignal, graceMs);
@@ -75,7 +67,7 @@ export class Container {
     // Everything it wrote has arrived before its end did, and stays readable.
     if (!keep) await this.#machine.destroy();
     return {
-      exitCode: exitCodeOf(status, signalNumber),
+      exitCode: exitCodeOf(status),
       signal: status.signal,
       oomKilled: status.oomKills > 0,
       maxRssKiB: status.maxRssKiB,

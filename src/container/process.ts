@@ -1,8 +1,8 @@
 // Processes of a container: the main one, further ones that join it, and tools of the agent's side.
 
-import type { VmforkError } from '../errors.js';
 import { Command, type ExitStatus } from '../exec/command.js';
 import type { Session } from '../exec/session.js';
+import { signalNumber } from '../exec/signals.js';
 import type { SpawnOptions } from '../options.js';
 import type { ProcessSpec } from './spec.js';
 import { insideItems, mainItems, toolItems } from './wire.js';
@@ -18,10 +18,6 @@ export interface JoinOptions extends StreamOptions {
   privileged?: boolean | undefined;
 }
 
-// What `docker run` exits with when there is no code of the program itself.
-const NOT_FOUND = 127;
-const NOT_EXECUTABLE = 126;
-const CANNOT_RUN = 125;
 const SIGNAL_BASE = 128;
 
 function environment(lines: readonly string[]): Record<string, string> {
@@ -93,18 +89,6 @@ export async function stopMain(
 }
 
 /** The exit code of `docker run` for an end. */
-export function exitCodeOf(
-  status: ExitStatus,
-  signalNumber: (name: NodeJS.Signals) => number,
-): number {
-  return status.exitCode ?? SIGNAL_BASE + (status.signal ? signalNumber(status.signal) : 0);
-}
-
-/** The exit code of `docker run` for a main process that could not be started. */
-export function exitCodeOfFailure(error: VmforkError): number {
-  if (error.code === 'VMF_COMMAND_NOT_FOUND') return NOT_FOUND;
-  if (error.code === 'VMF_COMMAND_FAILED_TO_START' && error.operation === 'exec') {
-    return NOT_EXECUTABLE;
-  }
-  return CANNOT_RUN;
+export function exitCodeOf({ exitCode, signal }: Pick<ExitStatus, 'exitCode' | 'signal'>): number {
+  return exitCode ?? SIGNAL_BASE + (signal ? signalNumber(signal) : 0);
 }

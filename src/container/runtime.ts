@@ -39,7 +39,7 @@ export interface RunOptions
 }
 
 /** What a container did. */
-export interface RunResult<T extends string | Buffer = string> extends Omit<ContainerExit, never> {
+export interface RunResult<T extends string | Buffer = string> extends ContainerExit {
   argv: readonly string[];
   stdout: T;
   /** Empty with a pty. */

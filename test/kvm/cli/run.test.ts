@@ -36,8 +36,8 @@ describe('run', () => {
   });
 
   test('--read-only and --tmpfs', async () => {
-    const script = 'touch /x 2>/dev/null || touch /work/y && ls /work';
-    const options = ['--read-only', '--tmpfs', '/work:size=1m'];
+    const script = 'touch /x 2>/dev/null || touch /scratch/y && ls /scratch';
+    const options = ['--read-only', '--tmpfs', '/scratch:size=1m'];
     expect((await vmfork(['run', ...options, IMAGE, 'sh', '-c', script])).stdout).toBe('y\n');
   });
 
