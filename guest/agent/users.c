@@ -1,6 +1,7 @@
 // The rules are those of Docker (moby/sys/user, GetExecUser): a name is looked up before it is
 // taken for a number; a number needs no entry; a group that is given replaces the supplementary
-// ones.
+// ones. The primary group is always one of them: a process that could leave it by setgid(2) would
+// escape permissions that are denied to that group (CVE-2022-36109).
 #include "users.h"
 
 #include <fcntl.h>
@@ -108,8 +109,13 @@ static void add_groups(struct text group, struct text name, struct account* acco
   while (account->group_count < kMaxGroups && next_line(&group, &line)) {
     uint32_t gid;
     if (line.count < 4 || !lists(line.fields[3], name) || !parse_id(line.fields[2], &gid)) continue;
+    if (gid == account->gid) continue;
     account->groups[account->group_count++] = gid;
   }
+}
+
+static void add_primary_group(struct account* account) {
+  account->groups[account->group_count++] = account->gid;
 }
 
 const char* users_find(const char* spec, const struct user_files* files, struct account* account) {
@@ -124,14 +130,15 @@ const char* users_find(const char* spec, const struct user_files* files, struct 
   bool found = (user.length > 0 && find_user(passwd, user, NULL, account, &found_name)) ||
                (numeric && find_user(passwd, text_of(""), &uid, account, &found_name));
   if (!found && !numeric) return "the user is not in the container's /etc/passwd";
-  if (!has_group) {
-    if (found) add_groups(group, found_name, account);
-    return NULL;
+  if (has_group) {
+    bool known =
+        find_group(group, group_name, &account->gid) || parse_id(group_name, &account->gid);
+    add_primary_group(account);
+    return known ? NULL : "the group is not in the container's /etc/group";
   }
-  if (find_group(group, group_name, &account->gid) || parse_id(group_name, &account->gid)) {
-    return NULL;
-  }
-  return "the group is not in the container's /etc/group";
+  add_primary_group(account);
+  if (found) add_groups(group, found_name, account);
+  return NULL;
 }
 
 // Only regular files are read: a fifo would make the agent wait.

@@ -13,7 +13,7 @@ struct account {
   uid_t uid;
   gid_t gid;
   size_t group_count;
-  gid_t groups[kMaxGroups];  // supplementary
+  gid_t groups[kMaxGroups];  // supplementary, the primary one first
   char home[PATH_MAX];
 };
 

@@ -78,13 +78,13 @@ test('what cannot be run is named, and the machine stays', async () => {
 });
 
 test('user, groups, home, directory and umask are as asked for', async () => {
-  const line = 'id -u; id -g; echo $HOME; pwd; umask';
+  const line = `id -u; id -g; ${status('Groups:')}; echo $HOME; pwd; umask`;
   const [name, numbers] = await Promise.all([
     shell(line, { user: 'nobody', cwd: '/var/tmp', umask: 0o27 }),
     shell(line, { user: '1234:100', cwd: '/made/for/it' }),
   ]);
-  expect(name.stdout).toBe('65534\n65534\n/home\n/var/tmp\n0027\n');
-  expect(numbers.stdout).toBe('1234\n100\n/\n/made/for/it\n0022\n');
+  expect(name.stdout).toBe('65534\n65534\nGroups: 65534\n/home\n/var/tmp\n0027\n');
+  expect(numbers.stdout).toBe('1234\n100\nGroups: 100\n/\n/made/for/it\n0022\n');
 });
 
 test('it has Docker’s capabilities, or those that were asked for', async () => {
