@@ -22,8 +22,6 @@ export interface RunConfig {
 
 /** What the machine adds. */
 export interface RunContext {
-  /** Shown as HOSTNAME. */
-  hostname?: string | undefined;
   /** A terminal gives a TERM. */
   pty?: boolean | undefined;
 }
@@ -80,10 +78,9 @@ function mergeArgv(config: RunConfig, options: ContainerOptions): string[] {
 function mergeEnv(
   image: readonly string[],
   own: Readonly<Record<string, string>>,
-  { hostname, pty }: RunContext,
+  { pty }: RunContext,
 ): string[] {
   const merged = new Map<string, string>([['PATH', DEFAULT_PATH]]);
-  if (hostname !== undefined) merged.set('HOSTNAME', hostname);
   if (pty) merged.set('TERM', 'xterm');
   for (const line of image) {
     const sign = line.indexOf('=');

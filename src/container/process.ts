@@ -20,22 +20,23 @@ export interface JoinOptions extends StreamOptions {
 
 const SIGNAL_BASE = 128;
 
-function environment(lines: readonly string[]): Record<string, string> {
-  return Object.fromEntries(
-    lines.map((line) => {
-      const sign = line.indexOf('=');
-      return [line.slice(0, sign), line.slice(sign + 1)];
-    }),
-  );
+/** HOSTNAME is the machine's, not what it was when a container was frozen, unless image or caller have set it. */
+function environment(lines: readonly string[], hostname: string): Record<string, string> {
+  const own = lines.map((line) => {
+    const sign = line.indexOf('=');
+    return [line.slice(0, sign), line.slice(sign + 1)];
+  });
+  return { HOSTNAME: hostname, ...Object.fromEntries(own) };
 }
 
 /** Starts the main process; the container ends with it. */
 export function startMain(
   session: Session,
   spec: ProcessSpec,
+  hostname: string,
   streams: StreamOptions = {},
 ): Command {
-  const options = { ...streams, env: environment(spec.env), cwd: spec.cwd };
+  const options = { ...streams, env: environment(spec.env, hostname), cwd: spec.cwd };
   return new Command(session, spec.argv, options, { items: mainItems(spec) });
 }
 
@@ -44,12 +45,13 @@ export function startInside(
   session: Session,
   argv: readonly string[],
   main: ProcessSpec,
+  hostname: string,
   { env, cwd, user, privileged, ...streams }: JoinOptions = {},
 ): Command {
   const spec = { ...main, user: user ?? main.user, privileged: privileged ?? main.privileged };
   const options = {
     ...streams,
-    env: { ...environment(main.env), ...env },
+    env: { ...environment(main.env, hostname), ...env },
     cwd: cwd ?? main.cwd,
   };
   return new Command(session, argv, options, { items: insideItems(spec) });

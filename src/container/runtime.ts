@@ -104,7 +104,13 @@ export class ContainerRuntime {
   }: StartOptions): Container {
     const session = this.#machine.sessionFor('start');
     const spec = this.#specOf(options, pty);
-    const main = startMain(session, spec, { pty, stdin, stderr, signal, timeoutMs });
+    const main = startMain(session, spec, this.#hostname, {
+      pty,
+      stdin,
+      stderr,
+      signal,
+      timeoutMs,
+    });
     return this.#begin(main, spec, keep);
   }
 
@@ -123,7 +129,7 @@ export class ContainerRuntime {
     const spec = this.#specOf(rest, pty);
     let container: Container | undefined;
     const start = (streams: SpawnOptions): Command => {
-      const main = startMain(session, spec, streams);
+      const main = startMain(session, spec, this.#hostname, streams);
       container = this.#begin(main, spec, keep ?? false);
       return main;
     };
@@ -147,7 +153,7 @@ export class ContainerRuntime {
     }
     const { uid, gid, ...streams } = rest;
     const ids = uid === undefined && gid === undefined ? undefined : `${uid ?? 0}:${gid ?? 0}`;
-    return startInside(this.#machine.sessionFor('spawn'), argv, spec, {
+    return startInside(this.#machine.sessionFor('spawn'), argv, spec, this.#hostname, {
       ...streams,
       user: user ?? ids,
     });
@@ -172,8 +178,7 @@ export class ContainerRuntime {
   #specOf(options: ContainerOptions, pty: SpawnOptions['pty']): ProcessSpec {
     if (!this.#attached) throw new VmforkError('VMF_STATE', 'no root filesystem is attached');
     if (this.#runningMain) throw new VmforkError('VMF_STATE', 'a container runs here already');
-    const context = { hostname: this.#hostname, pty: Boolean(pty) };
-    return mergeConfig(this.#attached.config, options, context);
+    return mergeConfig(this.#attached.config, options, { pty: Boolean(pty) });
   }
 
   #begin(main: Command, spec: ProcessSpec, keep: boolean): Container {

@@ -66,10 +66,11 @@ test('the container that runs in a template goes on in each clone, apart', async
 });
 
 test('commands enter it: its processes, files, environment and user', async () => {
-  await using clone = await running.fork();
-  const line = 'cat /tmp/secret /proc/1/comm; echo $NAME; id -u';
+  await using clone = await running.fork({ hostname: 'renamed' });
+  const line = 'cat /tmp/secret /proc/1/comm; echo $NAME $HOSTNAME; hostname; id -u';
   const inside = await clone.exec(['sh', '-c', line]);
-  expect(inside).toMatchObject({ exitCode: 0, stdout: 'secret\nsh\nvalue\n0\n' });
+  const stdout = 'secret\nsh\nvalue renamed\nrenamed\n0\n';
+  expect(inside).toMatchObject({ exitCode: 0, stdout });
   const other = await clone.exec(['sh', '-c', 'id -u; echo $NAME; pwd'], {
     user: 'nobody',
     env: { NAME: 'changed' },

@@ -43,9 +43,9 @@ describe('environment', () => {
     const { env } = mergeConfig(
       { Cmd: ['x'], Env: ['A=1', 'B=2=3', 'PATH=/bin', 'C', '=D'] },
       { env: { B: '', E: 'x y' } },
-      { hostname: 'h', pty: true },
+      { pty: true },
     );
-    expect(env).toEqual(['PATH=/bin', 'HOSTNAME=h', 'TERM=xterm', 'A=1', 'B=', 'E=x y']);
+    expect(env).toEqual(['PATH=/bin', 'TERM=xterm', 'A=1', 'B=', 'E=x y']);
   });
 
   test('there is always a PATH, and HOME is the agent’s to find', () => {
