@@ -1,0 +1,122 @@
+import { describe, expect, test } from 'vitest';
+import { VmforkError } from '#src/errors.js';
+import { MemoryBudget } from '#src/memshare/budget.js';
+
+const MIB = 1024 * 1024;
+const refused = { code: 'VMF_NO_MEMORY', operation: 'fork' };
+/** As a clone that is forked and takes so much guest memory of its own. */
+const measured = (privateMiB: number) => () => Promise.resolve(privateMiB * MIB);
+/** Room for three at the first estimate of 1.5 MiB. */
+const forThree = (onBudget: 'wait' | 'refuse') =>
+  new MemoryBudget({ fixedBytes: 5 * MIB, onBudget });
+
+async function settled<T>(promise: Promise<T>): Promise<boolean> {
+  const pending = {};
+  await new Promise(setImmediate);
+  return (await Promise.race([promise, Promise.resolve(pending)])) !== pending;
+}
+
+describe('a fixed budget', () => {
+  test('refuses what does not fit, and lets in again what was released', async () => {
+    const budget = forThree('refuse');
+    const [first] = await budget.admit(1);
+    await budget.admit(2);
+    expect(budget.state).toMatchObject({ clones: 3, chargedBytes: 4.5 * MIB, waiting: 0 });
+    await expect(budget.admit(1)).rejects.toMatchObject(refused);
+    first?.release();
+    first?.release();
+    expect(budget.state.clones).toBe(2);
+    await budget.admit(1);
+    await expect(budget.admit(1)).rejects.toMatchObject(refused);
+  });
+
+  test('lets those who wait in as others go, in the order in which they came', async () => {
+    const budget = forThree('wait');
+    const charges = await budget.admit(3);
+    const order: number[] = [];
+    const waiting = [0, 1].map((index) => budget.admit(1).then(() => order.push(index)));
+    expect(budget.state.waiting).toBe(2);
+    charges[0]?.release();
+    await waiting[0];
+    expect(order).toEqual([0]);
+    expect(budget.state.waiting).toBe(1);
+    charges[1]?.release();
+    await Promise.all(waiting);
+    expect(order).toEqual([0, 1]);
+  });
+
+  test('nobody overtakes, also who would fit; who gives up lets the next pass', async () => {
+    const budget = forThree('wait');
+    await budget.admit(2);
+    const controller = new AbortController();
+    const two = budget.admit(2, { signal: controller.signal });
+    const one = budget.admit(1);
+    expect(await settled(one)).toBe(false);
+    await expect(budget.admit(1, { onBudget: 'refuse' })).rejects.toMatchObject(refused);
+    controller.abort();
+    await expect(two).rejects.toMatchObject({ code: 'VMF_ABORTED', operation: 'fork' });
+    expect(await one).toHaveLength(1);
+  });
+
+  test('one release lets in as many as fit, and not one more', async () => {
+    const budget = forThree('wait');
+    const [a, b, c] = await budget.admit(3);
+    const waiting = Array.from({ length: 4 }, () => budget.admit(1));
+    for (const charge of [a, b, c]) charge?.release();
+    await Promise.all(waiting.slice(0, 3));
+    expect(budget.state).toMatchObject({ clones: 3, waiting: 1 });
+    budget.close(new VmforkError('VMF_STATE', 'closed'));
+    await expect(waiting[3]).rejects.toMatchObject({ code: 'VMF_STATE' });
+    await expect(budget.admit(1)).rejects.toMatchObject({ code: 'VMF_STATE' });
+  });
+
+  test('a wait ends with VMF_NO_MEMORY in time, and what can never fit does not wait', async () => {
+    const budget = forThree('wait');
+    await budget.admit(3);
+    await expect(budget.admit(1, { timeoutMs: 20 })).rejects.toMatchObject(refused);
+    await expect(budget.admit(4)).rejects.toMatchObject(refused);
+    budget.close(new VmforkError('VMF_STATE'));
+  });
+
+  test('clones that grow are charged what they were found to take', async () => {
+    const budget = forThree('refuse');
+    const [charge] = await budget.admit(1);
+    charge?.settle(measured(6));
+    await new Promise((resolve) => setTimeout(resolve, 60)); // A measurement holds for 50 ms.
+    await budget.admit(1);
+    await new Promise(setImmediate);
+    expect(budget.state.chargedBytes).toBeGreaterThan(7 * MIB);
+    expect(budget.state.estimateBytes).toBeGreaterThan(2 * MIB);
+    await expect(budget.admit(1)).rejects.toMatchObject(refused);
+  });
+});
+
+describe('without a fixed budget', () => {
+  const hostWith = (room: { availableBytes: number; totalBytes: number }) =>
+    new MemoryBudget({ fixedBytes: null, onBudget: 'refuse', readRoom: () => room });
+
+  test('a twentieth of all memory stays free, and forks under way are taken off', async () => {
+    const budget = hostWith({ availableBytes: 8 * MIB, totalBytes: 60 * MIB });
+    expect(budget.state.freeBytes).toBe(5 * MIB);
+    await budget.admit(3);
+    expect(budget.state.freeBytes).toBe(0.5 * MIB);
+    await expect(budget.admit(1)).rejects.toMatchObject(refused);
+  });
+
+  test('what the kernel counts by now is not taken off a second time', async () => {
+    const room = { availableBytes: 8 * MIB, totalBytes: 60 * MIB };
+    const budget = hostWith(room);
+    for (const charge of await budget.admit(3)) charge.settle(measured(0.5));
+    room.availableBytes = 6.5 * MIB;
+    await new Promise((resolve) => setTimeout(resolve, 60)); // A reading holds for 50 ms.
+    expect(budget.state.freeBytes).toBe(3.5 * MIB);
+  });
+
+  test('memory that somebody else gave back is found while a fork waits', async () => {
+    const room = { availableBytes: 0, totalBytes: 60 * MIB };
+    const budget = hostWith(room);
+    const waiting = budget.admit(1, { onBudget: 'wait' });
+    room.availableBytes = 30 * MIB;
+    expect(await waiting).toHaveLength(1);
+  });
+});
