@@ -13,6 +13,8 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <linux/capability.h>
+
 #include "caps.h"
 #include "console.h"
 #include "mounts.h"
@@ -51,6 +53,12 @@ static const char* fail(int error, const char* stage) {
   return stage;
 }
 
+// Without a guard on devices, a process that can make device nodes can open the machine's disks.
+static bool bound(uint64_t capabilities) {
+  bool guarded = !with_kernel || oom_guards_devices();
+  return caps_bound(guarded ? capabilities : capabilities & ~(UINT64_C(1) << CAP_MKNOD));
+}
+
 // The runner itself: everything that does not depend on the program.
 static const char* enter_for_runner(const struct runner_kind* kind) {
   char at[PATH_MAX];
@@ -62,7 +70,7 @@ static const char* enter_for_runner(const struct runner_kind* kind) {
   if (unshare(CLONE_NEWCGROUP) < 0) return "container";
   const char* stage = trees_mount(mounted ? "" : at, !kind->privileged);
   if (stage) return stage;
-  return kind->privileged || caps_bound(kind->capabilities) ? NULL : "capabilities";
+  return kind->privileged || bound(kind->capabilities) ? NULL : "capabilities";
 }
 
 static const char* prepare(const struct runner_kind* kind) {
@@ -138,7 +146,7 @@ const char* container_enter(const struct container_spec* spec) {
   const int kinds = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
   if (setns(main_pidfd, kinds) < 0) return "container";
   uint64_t keep = spec->has_capabilities ? spec->capabilities : kDefaultCapabilities;
-  return spec->flags & kContainerPrivileged || caps_bound(keep) ? NULL : "capabilities";
+  return spec->flags & kContainerPrivileged || bound(keep) ? NULL : "capabilities";
 }
 
 void container_started(const struct container_spec* spec, pid_t pid) {

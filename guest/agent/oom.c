@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "console.h"
+#include "devices.h"
 #include "events.h"
 
 #define GROUPS "/sys/fs/cgroup"
@@ -23,6 +24,9 @@ enum { kReserveMiB = 8, kReserveShare = 16 };
 
 static int processes_fd = -1;
 static int events_fd = -1;
+static int group_fd = -1;
+static bool guards_devices;
+static bool guarding;
 static bool changed;
 static bool limited;
 
@@ -62,13 +66,26 @@ void oom_init(void) {
   }
   processes_fd = open(GROUP "/cgroup.procs", O_WRONLY | O_CLOEXEC);
   events_fd = open(GROUP "/memory.events", O_RDONLY | O_CLOEXEC);
+  group_fd = open(GROUP, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  guards_devices = guarding = devices_restrict(group_fd, true);
+  if (!guards_devices) console_say("cannot guard devices: containers get no CAP_MKNOD", errno);
   // The kernel tells of changes only after a first read.
   oom_kills();
   if (events_fd >= 0) events_watch_oom(events_fd);
 }
 
+bool oom_guards_devices(void) { return guards_devices; }
+
+static bool guard_devices(bool guard) {
+  if (!guards_devices || guard == guarding) return true;
+  if (!devices_restrict(group_fd, guard)) return false;
+  guarding = guard;
+  return true;
+}
+
 bool oom_limits(const struct container_spec* spec) {
   if (processes_fd < 0) return spec->memory_max == 0 && spec->pids_max == 0 && !spec->cpu_weight;
+  if (!guard_devices(!(spec->flags & kContainerPrivileged))) return false;
   uint64_t memory_max = spec->memory_max > 0 ? spec->memory_max : default_memory_max();
   if (!write_number(GROUP "/memory.max", memory_max)) return false;
   bool reset = limited;

@@ -1,4 +1,5 @@
-// The container's control group: its limits, and what the kernel killed for want of memory.
+// The container's control group: its limits and devices, and what the kernel killed for want of
+// memory.
 #ifndef VMFORK_AGENT_OOM_H
 #define VMFORK_AGENT_OOM_H
 
@@ -11,6 +12,8 @@
 void oom_init(void);
 // Sets the limits for a main process. False with errno set when one that was asked for failed.
 bool oom_limits(const struct container_spec* spec);
+// Whether only privileged containers can open other devices than Docker's default ones.
+bool oom_guards_devices(void);
 // Moves the calling process into the group.
 bool oom_join(void);
 // How many processes of the group the kernel has killed since oom_init.

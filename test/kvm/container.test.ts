@@ -137,6 +137,20 @@ test('what a container must not see of the kernel is hidden', async () => {
   ]);
 });
 
+test('it opens Docker’s devices only, whatever nodes it makes, unless it is privileged', async () => {
+  const make = 'IFS=: read -r a b </sys/block/vda/dev; mknod /disk b $a $b; cd /dev';
+  const open = 'for d in /disk null zero full random urandom tty ptmx; do (: <$d) 2>&1; done';
+  const pty = { columns: 80, rows: 24 };
+  const [usual, privileged] = await Promise.all([
+    shell(`${make}; mknod disk b $a $b && (: <disk) 2>&1; ${open}`, { pty }),
+    shell(`${make}; ${open} && echo all`, { privileged: true, pty }),
+  ]);
+  const refused = (name: string) =>
+    expect.stringMatching(new RegExp(`can't open ${name}: Operation not permitted$`));
+  expect(usual.stdout.trim().split('\r\n')).toEqual([refused('disk'), refused('/disk')]);
+  expect(privileged.stdout).toBe('all\r\n');
+});
+
 test('the machine ends with its main process, unless it is kept', async () => {
   await using ends = await snapshot.fork();
   await using stays = await snapshot.fork();
