@@ -164,6 +164,10 @@ export const ERROR_CODES = {
     summary: 'the guest agent broke the control protocol',
     hint: 'the guest is faulty or hostile; the virtual machine was destroyed',
   },
+  VMF_RACE: {
+    summary: 'nobody won the race',
+    hint: 'the cause is an AggregateError with the reason of each clone; all clones were destroyed',
+  },
   VMF_REGISTRY: {
     summary: 'the registry did not serve the request',
     hint: 'status and message say what it answered; when it is only busy or unreachable, try again later',

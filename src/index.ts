@@ -19,10 +19,14 @@ export { buildGuest, findGuest, type Guest } from './kvm/guest.js';
 export type { Identity } from './kvm/identity.js';
 export { TRANSITIONS, type VmState } from './kvm/lifecycle.js';
 export type { SnapshotMetadata } from './kvm/metadata.js';
+export type { RaceOptions, Runner } from './kvm/race.js';
+export { CloneScope, type ScopeMember } from './kvm/scope.js';
 export { Clone, Snapshot } from './kvm/snapshot.js';
+export type { Timing } from './kvm/stage-clock.js';
 export { Template } from './kvm/template.js';
-export { type Timing, Vm } from './kvm/vm.js';
+export { Vm } from './kvm/vm.js';
 export { type ProcessMemory, processMemory } from './memshare/accounting.js';
+export type { BudgetState, OnBudget } from './memshare/budget.js';
 export { type Limit, type ProcessLimits, processLimits } from './memshare/limits.js';
 export type {
   HostKind,
@@ -60,6 +64,7 @@ export {
 export type {
   BootOptions,
   ConnectTcpOptions,
+  EngineOptions,
   ExecOptions,
   ForkOptions,
   ForkPayload,

@@ -6,6 +6,8 @@ import { isAbsolute } from 'node:path';
 import type { Readable } from 'node:stream';
 import { inspect } from 'node:util';
 import { VmforkError } from './errors.js';
+import type { CloneScope } from './kvm/scope.js';
+import type { OnBudget } from './memshare/budget.js';
 import type { WaitOptions } from './waiting.js';
 
 /** Options of `vm.spawn()`. */
@@ -102,8 +104,25 @@ export interface ForkOptions {
    * stream to it. A function gives each clone of `count` its own.
    */
   payload?: ForkPayload | ((index: number) => ForkPayload) | undefined;
+  /** When the engine's memory budget is used up: wait, or fail with `VMF_NO_MEMORY`. Default: as the engine was told. */
+  onBudget?: OnBudget | undefined;
+  /** Longest wait for memory, ms; then `VMF_NO_MEMORY`. Default no limit. */
+  budgetTimeoutMs?: number | undefined;
+  /** The clone dies with this scope. Default: the scope of the snapshot, when it has one. */
+  scope?: CloneScope | undefined;
   /** Gives up with `VMF_ABORTED`. */
   signal?: AbortSignal | undefined;
+}
+
+/** Options of `new Engine()`. */
+export interface EngineOptions {
+  /**
+   * Most memory that this engine's clones may take together, MiB, 1 to 16777216; a clone under way counts as much as others
+   * turned out to take. Default: what the machine and the memory cgroups around the process have left, less a twentieth.
+   */
+  memoryBudgetMiB?: number | undefined;
+  /** What a fork does that would break the budget: wait its turn, or fail with `VMF_NO_MEMORY`. Default `'refuse'`. */
+  onBudget?: OnBudget | undefined;
 }
 
 /** Options of `vm.connectTcp()`. */
@@ -249,16 +268,26 @@ export const BOOT_OPTIONS: Rules = {
   consoleBytes,
   signal,
 };
+/** How many clones one call may ask for. */
+export const CLONE_COUNT = integer(1, 10_000);
 export const FORK_OPTIONS: Rules = {
   hostname,
   identityTimeoutMs: timeoutMs,
   consoleBytes,
-  count: integer(1, 10_000),
+  count: CLONE_COUNT,
   payload: {
     accepts: `${PAYLOAD.accepts}, or a function that returns one`,
     test: (value) => typeof value === 'function' || PAYLOAD.test(value),
   },
+  onBudget: oneOf('wait', 'refuse'),
+  budgetTimeoutMs: timeoutMs,
+  scope: object('a CloneScope', (value) => 'track' in value),
   signal,
+};
+export const RACE_OPTIONS: Rules = { ...FORK_OPTIONS, keepWinner: boolean };
+export const ENGINE_OPTIONS: Rules = {
+  memoryBudgetMiB: integer(1, 2 ** 24),
+  onBudget: oneOf('wait', 'refuse'),
 };
 
 /** The range of a TCP port. */

@@ -84,3 +84,24 @@ export function withLimits<T>(
     work.finally(stop).then(resolve, reject);
   });
 }
+
+/** A signal that fires with the first of several, undefined without any. `unlink` ends that. */
+export function linkSignals(...signals: (AbortSignal | undefined)[]): {
+  signal: AbortSignal | undefined;
+  unlink(): void;
+} {
+  const given = signals.filter((signal) => signal !== undefined);
+  if (given.length <= 1) return { signal: given[0], unlink: () => {} };
+  const controller = new AbortController();
+  const onAbort = ({ target }: { target: unknown }) => {
+    unlink();
+    controller.abort((target as AbortSignal).reason);
+  };
+  const unlink = () => {
+    for (const signal of given) signal.removeEventListener('abort', onAbort);
+  };
+  for (const signal of given) signal.addEventListener('abort', onAbort);
+  const fired = given.find(({ aborted }) => aborted);
+  if (fired) onAbort({ target: fired });
+  return { signal: controller.signal, unlink };
+}

@@ -5,6 +5,7 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { fromNative, VmforkError } from '../errors.js';
 import { dropFd } from '../exec/sockets.js';
+import { type BudgetState, MemoryBudget } from '../memshare/budget.js';
 import {
   loadNative,
   type NativeBootOptions,
@@ -15,6 +16,7 @@ import {
   type NativeSnapshot,
   type NativeVm,
 } from '../native.js';
+import { checkOptions, ENGINE_OPTIONS, type EngineOptions } from '../options.js';
 import { cacheDirectory } from './guest.js';
 import { IdentityStock } from './identity.js';
 import { Slots } from './slots.js';
@@ -26,6 +28,7 @@ export interface VmEventSink {
   onConsole(bytes: Uint8Array): void;
 }
 
+const MIB = 1024 * 1024;
 const FIRST_CID = 3; // 0 to 2 are the hypervisor, local and the host (virtio 1.2, 5.10.4).
 const LAST_CID = 0x7fff_fffe;
 // Forks that wait for their guest at the same time: each keeps a processor busy. More would only lengthen each one's wait,
@@ -50,8 +53,15 @@ export class Engine {
   #making = 0;
   #closing: Promise<void> | undefined;
 
-  /** Opens /dev/kvm. Throws `VMF_ADDON`, `VMF_KVM_MISSING`, `VMF_KVM_DENIED`, `VMF_KVM_CAPABILITY`. */
-  constructor() {
+  /** @internal */
+  readonly budget: MemoryBudget;
+
+  /** Opens /dev/kvm. Throws `VMF_ADDON`, `VMF_KVM_MISSING`, `VMF_KVM_DENIED`, `VMF_KVM_CAPABILITY`, `VMF_OPTIONS`. */
+  constructor(options: EngineOptions = {}) {
+    checkOptions('Engine', ENGINE_OPTIONS, options);
+    const { memoryBudgetMiB, onBudget = 'refuse' } = options;
+    const fixedBytes = memoryBudgetMiB === undefined ? null : memoryBudgetMiB * MIB;
+    this.budget = new MemoryBudget({ fixedBytes, onBudget });
     const addon = loadNative();
     try {
       this.#native = addon.createEngine(
@@ -72,6 +82,11 @@ export class Engine {
   /** VMs that have not been destroyed. */
   get vmCount(): number {
     return this.#sinks.size;
+  }
+
+  /** How much memory the clones of this engine take, and how much is left for more. */
+  get memory(): BudgetState {
+    return this.budget.state;
   }
 
   /** Destroys every VM and ends the engine's threads. Idempotent. */
@@ -159,6 +174,7 @@ export class Engine {
   }
 
   async #close(): Promise<void> {
+    this.budget.close(closedError());
     await this.#native.close();
     for (const sink of [...this.#sinks.values()]) sink.onExit('VMF_GONE', 'its engine was closed');
     this.#sinks.clear();
@@ -166,7 +182,7 @@ export class Engine {
   }
 
   #assertOpen(): void {
-    if (this.#closing !== undefined) throw new VmforkError('VMF_STATE', 'the engine is closed');
+    if (this.#closing !== undefined) throw closedError();
   }
 }
 
@@ -177,6 +193,10 @@ export function probeHost(): NativeHostInfo {
   } catch (error) {
     throw fromNative(error);
   }
+}
+
+function closedError(): VmforkError {
+  return new VmforkError('VMF_STATE', 'the engine is closed');
 }
 
 function deliver(sink: VmEventSink, event: NativeEvent): void {

@@ -51,7 +51,8 @@ export const OPERATIONS = {
   detachDisk: ALIVE,
   pause: ['running'],
   resume: ['paused'],
-  snapshot: ['running'],
+  /** While another is being taken it waits. */
+  snapshot: AWAKE,
 } as const satisfies Record<string, readonly VmState[]>;
 
 /** An operation with a precondition. */

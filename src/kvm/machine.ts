@@ -12,6 +12,7 @@ import { Deferred, type WaitOptions, withLimits } from '../waiting.js';
 import { GuestConsole } from './console.js';
 import type { Engine, VmEventSink } from './engine.js';
 import { assertLegal, isOver, mayGo, type Operation, type VmState } from './lifecycle.js';
+import { Slots } from './slots.js';
 
 /** The port that agents dial (docs/protocol.md). */
 export const CONTROL_PORT = 1024;
@@ -49,18 +50,22 @@ export class Machine implements VmEventSink {
   readonly console: GuestConsole;
   readonly #engine: Engine;
   readonly #native: NativeVm;
+  readonly #onGone: () => void;
   readonly #listeners = new Map<number, ConnectionListener>();
   readonly #sockets = new Set<Socket>();
   readonly #control = new Deferred<Session>();
+  readonly #freezes = new Slots(1);
   #observer: MachineObserver | undefined;
   #session: Session | undefined;
   #state: VmState = 'starting';
   #gone: VmforkError | undefined;
   #teardown: Promise<void> | undefined;
 
-  constructor(engine: Engine, native: NativeVm) {
+  /** `onGone` is called when its threads are gone and its memory is unmapped. */
+  constructor(engine: Engine, native: NativeVm, onGone: () => void = () => {}) {
     this.#engine = engine;
     this.#native = native;
+    this.#onGone = onGone;
     this.id = native.id;
     this.console = new GuestConsole(native);
   }
@@ -122,8 +127,13 @@ export class Machine implements VmEventSink {
     await this.#step('resuming', 'running', () => this.#native.resume());
   }
 
-  /** Brings the agent to rest, freezes the machine, and lets it go on. */
-  async freeze(limits: WaitOptions): Promise<Frozen> {
+  /** Brings the agent to rest, freezes the machine, and lets it go on; one call after the other. */
+  freeze(limits: WaitOptions): Promise<Frozen> {
+    this.assertLegal('snapshot');
+    return this.#freezes.run('snapshot', limits.signal, () => this.#freezeNow(limits));
+  }
+
+  async #freezeNow(limits: WaitOptions): Promise<Frozen> {
     const session = this.sessionFor('snapshot');
     this.#go('freezing');
     try {
@@ -303,7 +313,10 @@ export class Machine implements VmEventSink {
     this.#gone = gone;
     // First, because it stops the guest: an agent that saw its channel close would set about ending its kernel.
     this.#teardown = this.#native.destroy().then(
-      () => this.#engine.forget(this.id),
+      () => {
+        this.#engine.forget(this.id);
+        this.#onGone();
+      },
       (error) => {
         throw fromNative(error);
       },

@@ -8,6 +8,7 @@ import { VERSION } from '../version.js';
 
 const FORMAT = 1;
 const TEXT_FIELDS = ['vmforkVersion', 'createdAt', 'guest'] as const;
+const NUMBER_FIELDS = ['cid', 'generation'] as const;
 const AGENT_TEXTS = ['build', 'kernel', 'bootNonce'] as const;
 const AGENT_NUMBERS = ['generation', 'cpus', 'bootNs'] as const;
 
@@ -23,13 +24,15 @@ export interface SnapshotMetadata {
   /** vsock address of the frozen machine. */
   cid: number;
   agent: AgentInfo;
+  /** How many forks lie between the boot and the frozen machine: 0 for a template's. */
+  generation: number;
   /** Names of the fork points at which processes wait, in the order of their coming. */
   forkPoints: readonly string[];
   /** @internal The root filesystem and the container in it. */
   containment: Containment;
 }
 
-type Facts = Pick<SnapshotMetadata, 'guest' | 'cid' | 'agent' | 'forkPoints' | 'containment'>;
+type Facts = Omit<SnapshotMetadata, 'format' | 'vmforkVersion' | 'createdAt'>;
 
 export function createMetadata(facts: Facts): SnapshotMetadata {
   const createdAt = new Date().toISOString();
@@ -54,7 +57,7 @@ export function parseMetadata(json: string): SnapshotMetadata {
   for (const field of TEXT_FIELDS) assertType(`metadata.${field}`, value[field], 'string');
   for (const field of AGENT_TEXTS) assertType(`metadata.agent.${field}`, agent[field], 'string');
   for (const field of AGENT_NUMBERS) assertType(`metadata.agent.${field}`, agent[field], 'number');
-  assertType('metadata.cid', value.cid, 'number');
+  for (const field of NUMBER_FIELDS) assertType(`metadata.${field}`, value[field], 'number');
   assertForkPoints(value.forkPoints);
   const containment = parseContainment(value.containment);
   return { ...(value as unknown as SnapshotMetadata), containment };

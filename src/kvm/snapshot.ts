@@ -3,11 +3,12 @@
 import { resolve } from 'node:path';
 import { forkChannel } from '../diagnostics.js';
 import { fromNative, VmforkError } from '../errors.js';
-import { expectRelease, type FirstRelease, prepareRelease } from '../exec/release.js';
-import type { Session } from '../exec/session.js';
+import { type FirstRelease, prepareRelease } from '../exec/release.js';
 import type { Tunnel } from '../exec/tunnel.js';
+import type { Charge } from '../memshare/budget.js';
 import type { NativeSnapshot, NativeSnapshotInfo } from '../native.js';
 import {
+  CLONE_COUNT,
   checkOptions,
   checkValue,
   FORK_OPTIONS,
@@ -15,24 +16,25 @@ import {
   type ForkPayload,
   object,
   PAYLOAD,
+  RACE_OPTIONS,
   type Rules,
   WAIT_OPTIONS,
 } from '../options.js';
-import { throwIfAborted, type WaitOptions } from '../waiting.js';
+import { linkSignals, throwIfAborted, type WaitOptions } from '../waiting.js';
 import { Engine } from './engine.js';
-import { checkAcknowledged, FORK_RESUME, type Identity, settleClock } from './identity.js';
-import { Machine } from './machine.js';
+import { type Forked, type ForkPlan, forkMachine } from './forking.js';
+import { isOver } from './lifecycle.js';
+import type { Machine } from './machine.js';
 import {
   createMetadata,
   parseMetadata,
   type SnapshotMetadata,
   serializeMetadata,
 } from './metadata.js';
+import { type RaceOptions, type Runner, race, type Winner } from './race.js';
+import type { CloneScope } from './scope.js';
 import type { CachedOptions } from './template-cache.js';
-import { type Timing, Vm, type VmParts } from './vm.js';
-
-const DEFAULT_IDENTITY_TIMEOUT_MS = 30_000;
-const DEFAULT_CONSOLE_BYTES = 64 * 1024;
+import { Vm, type VmParts } from './vm.js';
 
 const finalizer = new FinalizationRegistry<NativeSnapshot>((native) => {
   process.emitWarning('a snapshot was dropped without destroy(); its memory was freed late', {
@@ -46,13 +48,23 @@ export class Snapshot {
   readonly metadata: SnapshotMetadata;
   readonly #engine: Engine;
   readonly #native: NativeSnapshot;
+  readonly #source: WeakRef<Vm> | null;
+  readonly #scope: CloneScope | null;
+  readonly #children = new Set<Clone>();
   #destroyed = false;
 
   /** @internal Use `vm.snapshot()`, `Snapshot.load()` or `Snapshot.cached()`. */
-  constructor(engine: Engine, native: NativeSnapshot, metadata: SnapshotMetadata) {
+  constructor(
+    engine: Engine,
+    native: NativeSnapshot,
+    metadata: SnapshotMetadata,
+    source: Vm | null = null,
+  ) {
     this.#engine = engine;
     this.#native = native;
     this.metadata = metadata;
+    this.#source = source && new WeakRef(source);
+    this.#scope = source instanceof Clone ? source.scope : null;
     finalizer.register(this, native, this);
   }
 
@@ -87,6 +99,27 @@ export class Snapshot {
     return this.#open().info();
   }
 
+  /** How many forks lie between the boot and the frozen machine: 0 for a template's. */
+  get generation(): number {
+    return this.metadata.generation;
+  }
+
+  /** The VM that it was taken of, as long as that lives; null for a loaded snapshot. */
+  get source(): Vm | null {
+    const source = this.#source?.deref();
+    return source && !isOver(source.state) ? source : null;
+  }
+
+  /** The clones that were forked from it and live. */
+  get children(): readonly Clone[] {
+    return [...this.#children];
+  }
+
+  /** Whether {@link destroy} was called. */
+  get destroyed(): boolean {
+    return this.#destroyed;
+  }
+
   /**
    * A new VM whose memory is a copy-on-write view of this one. It has acknowledged its own identity when this resolves.
    * Rejects with `VMF_IDENTITY`, `VMF_TOO_MANY_FILES`, `VMF_TOO_MANY_MAPS`, `VMF_NO_MEMORY`, and `VMF_FORK_POINT` when
@@ -96,17 +129,54 @@ export class Snapshot {
   fork(options?: ForkOptions): Promise<Clone>;
   async fork(options: ForkOptions = {}): Promise<Clone | Clone[]> {
     checkOptions('fork', FORK_OPTIONS, options);
-    this.#open();
-    if (options.count === undefined) {
-      return this.#forkInTurn(options, options.hostname, this.#release(options, 0));
-    }
-    const { count, hostname } = options;
-    const releases = Array.from({ length: count }, (_, index) => this.#release(options, index));
-    const forks = releases.map((release, index) => {
-      const name = hostname === undefined ? undefined : `${hostname}-${index}`;
-      return this.#forkInTurn(options, name, release);
+    const plans = this.#plans(options);
+    return this.#inScope(options, async (within) => {
+      const { onBudget, budgetTimeoutMs: timeoutMs, signal } = within;
+      const { budget } = this.#engine;
+      const charges = await budget.admit(plans.length, { onBudget, timeoutMs, signal });
+      const forks = plans.map((plan, index) =>
+        this.#forkAdmitted({ ...plan, options: within }, charges[index] as Charge),
+      );
+      const clones = await allOrNone(forks);
+      return options.count === undefined ? (clones[0] as Clone) : clones;
     });
-    return allOrNone(forks);
+  }
+
+  /**
+   * So many clones, in parallel, each of which succeeds or fails by itself: resolves with one result for each, in order,
+   * when all are there. Rejects only with `VMF_OPTIONS` and `VMF_STATE`.
+   */
+  async forkSettled(
+    options: ForkOptions & { count: number },
+  ): Promise<PromiseSettledResult<Clone>[]> {
+    return Promise.allSettled(this.forkEach(options));
+  }
+
+  /** @internal So many clones, each by itself. */
+  forkEach(options: ForkOptions & { count: number }): Promise<Clone>[] {
+    checkOptions('forkSettled', FORK_OPTIONS, options);
+    checkValue('count', CLONE_COUNT, options.count);
+    return this.#plans(options).map((plan) =>
+      this.#inScope(options, async (within) => {
+        const { onBudget, budgetTimeoutMs: timeoutMs, signal } = within;
+        const [charge] = await this.#engine.budget.admit(1, { onBudget, timeoutMs, signal });
+        return this.#forkAdmitted({ ...plan, options: within }, charge as Charge);
+      }),
+    );
+  }
+
+  /**
+   * Forks so many clones and runs `run` with each: the first that fulfils wins. The signals of the others fire, and all
+   * clones are destroyed before this resolves; with `keepWinner` all but the winner's. Rejects with `VMF_RACE` when all
+   * failed (its cause is an AggregateError), with `VMF_ABORTED`.
+   */
+  race<T>(options: RaceOptions & { keepWinner: true }, run: Runner<T>): Promise<Winner<T>>;
+  race<T>(options: number | (RaceOptions & { keepWinner?: false }), run: Runner<T>): Promise<T>;
+  async race<T>(options: number | RaceOptions, run: Runner<T>): Promise<T | Winner<T>> {
+    const given = typeof options === 'number' ? { count: options } : options;
+    checkOptions('race', RACE_OPTIONS, given);
+    const winner = await race(this, given, run);
+    return given.keepWinner ? winner : winner.value;
   }
 
   /** Writes the snapshot into a new directory, atomically. Rejects with `VMF_SYSTEM`, also when the directory exists. */
@@ -121,6 +191,7 @@ export class Snapshot {
   async destroy(): Promise<void> {
     if (this.#destroyed) return;
     this.#destroyed = true;
+    this.#scope?.remove(this);
     finalizer.unregister(this);
     this.#native.close();
   }
@@ -134,6 +205,18 @@ export class Snapshot {
     return this.#native;
   }
 
+  /** What is wrong with the options is found out before the first fork. */
+  #plans(options: ForkOptions): ForkPlan[] {
+    this.#open();
+    const { hostname, count } = options;
+    if (count === undefined) return [{ options, hostname, release: this.#release(options, 0) }];
+    return Array.from({ length: count }, (_, index) => ({
+      options,
+      hostname: hostname === undefined ? undefined : `${hostname}-${index}`,
+      release: this.#release(options, index),
+    }));
+  }
+
   #release({ payload }: ForkOptions, index: number): FirstRelease | null {
     if (payload === undefined) return null;
     const own: ForkPayload = typeof payload === 'function' ? payload(index) : payload;
@@ -141,85 +224,45 @@ export class Snapshot {
     return prepareRelease(this.metadata.forkPoints, own);
   }
 
-  #forkInTurn(
-    options: ForkOptions,
-    hostname: string | undefined,
-    release: FirstRelease | null,
-  ): Promise<Clone> {
+  /** Has `work` fork within the scope that the options name, or this snapshot's, if any. */
+  async #inScope<T>(options: ForkOptions, work: (options: ForkOptions) => Promise<T>): Promise<T> {
     throwIfAborted('fork', options.signal);
-    return this.#engine.forkSlots.run('fork', options.signal, () =>
-      this.#forkNow(options, hostname, release),
-    );
+    const scope = options.scope ?? this.#scope;
+    if (!scope) return work(options);
+    scope.assertOpen();
+    const { signal, unlink } = linkSignals(options.signal, scope.signal);
+    return scope.track(work({ ...options, signal, scope }).finally(unlink));
   }
 
-  async #forkNow(
-    options: ForkOptions,
-    hostname: string | undefined,
-    release: FirstRelease | null,
-  ): Promise<Clone> {
-    const clock = new StageClock();
+  async #forkAdmitted(plan: ForkPlan, charge: Charge): Promise<Clone> {
     const engine = this.#engine;
-    const native = this.#open();
-    const { identity, resume } = engine.identities.take(hostname);
-    const controlBytes = release ? Buffer.concat([resume, release.bytes]) : resume;
-    const consoleBytes = options.consoleBytes ?? DEFAULT_CONSOLE_BYTES;
-    clock.mark('identity');
-    const forkOptions = { cid: identity.cid, controlBytes, consoleBytes };
-    const forking = engine.fork(native, forkOptions, (vm) => new Machine(engine, vm));
-    engine.identities.refill(); // while a worker forks
-    const machine = await forking;
-    clock.mark('fork');
     try {
-      const session = machine.openControl(this.metadata);
-      const forkPoint = release && expectRelease(session, release);
-      await this.#acknowledge(session, identity, options);
-      await forkPoint?.opened;
-      clock.mark('acknowledge');
-      machine.ready();
-      return this.#handOver(machine, identity, clock, forkPoint);
+      const forked = await engine.forkSlots.run('fork', plan.options.signal, () =>
+        forkMachine({ engine, native: this.#open(), metadata: this.metadata }, plan, charge),
+      );
+      return await this.#handOver(forked, plan.options.scope ?? null);
     } catch (error) {
-      await machine.destroy();
+      charge.release();
       throw error;
     }
   }
 
-  #handOver(
-    machine: Machine,
-    identity: Identity,
-    clock: StageClock,
-    forkPoint: Tunnel | null,
-  ): Clone {
-    const native = machine.stages.map(({ name, ns }) => ({ stage: `fork.${name}`, ns }));
-    const timings = [...clock.stages, ...native];
-    const clone = new Clone({
-      machine,
-      identity,
-      agent: this.metadata.agent,
-      guest: this.metadata.guest,
-      containment: this.metadata.containment,
-      timings,
-      forkPoint,
-    });
-    if (forkChannel.hasSubscribers) forkChannel.publish({ vm: clone.id, timings });
-    return clone;
-  }
-
-  async #acknowledge(session: Session, identity: Identity, options: ForkOptions): Promise<void> {
-    const timeoutMs = options.identityTimeoutMs ?? DEFAULT_IDENTITY_TIMEOUT_MS;
-    const limits = { timeoutMs, signal: options.signal };
+  async #handOver(forked: Forked, scope: CloneScope | null): Promise<Clone> {
+    const { agent, guest, containment } = this.metadata;
+    const onOver = () => {
+      this.#children.delete(clone);
+      scope?.remove(clone);
+    };
+    const clone: Clone = new Clone({ ...forked, agent, guest, containment, onOver }, this, scope);
+    this.#children.add(clone);
     try {
-      const answer = await session.expectResumed(FORK_RESUME, limits);
-      checkAcknowledged(identity, answer, this.metadata.cid);
-      await settleClock(session, identity, answer, limits);
+      scope?.add(clone);
     } catch (error) {
-      if (!VmforkError.is(error) || error.code === 'VMF_IDENTITY' || error.code === 'VMF_ABORTED') {
-        throw error;
-      }
-      throw new VmforkError('VMF_IDENTITY', error.message, {
-        cause: error,
-        ...(error.consoleTail !== undefined && { consoleTail: error.consoleTail }),
-      });
+      await clone.destroy();
+      throw error;
     }
+    if (forkChannel.hasSubscribers) forkChannel.publish({ vm: clone.id, timings: forked.timings });
+    return clone;
   }
 }
 
@@ -227,17 +270,59 @@ export class Snapshot {
 export class Clone extends Vm {
   /** The stream to the process that got the payload of `fork()`, null without one. */
   readonly forkPoint: Tunnel | null;
+  readonly generation: number;
+  /** It dies with this scope, if any. */
+  readonly scope: CloneScope | null;
+  readonly #parent: WeakRef<Snapshot>;
+  readonly #origin: WeakRef<Vm> | null;
 
   /** @internal Use `snapshot.fork()`. */
-  constructor(parts: VmParts & { forkPoint: Tunnel | null }) {
+  constructor(
+    parts: VmParts & { forkPoint: Tunnel | null },
+    parent: Snapshot,
+    scope: CloneScope | null,
+  ) {
     super(parts);
     this.forkPoint = parts.forkPoint;
+    this.generation = parent.generation + 1;
+    this.scope = scope;
+    this.#parent = new WeakRef(parent);
+    this.#origin = parent.source && new WeakRef(parent.source);
   }
 
-  /** Freezes this clone; it goes on afterwards. A fork of the result is a fork of a fork. */
+  /** The snapshot that it was forked from, null once that is destroyed. */
+  get parent(): Snapshot | null {
+    const parent = this.#parent.deref();
+    return parent && !parent.destroyed ? parent : null;
+  }
+
+  /** The VM whose memory it took over, as long as that lives: the snapshot's source, or what was branched. */
+  get origin(): Vm | null {
+    const origin = this.#origin?.deref();
+    return origin && !isOver(origin.state) ? origin : null;
+  }
+
+  /** Freezes this clone, for a moment; it goes on afterwards. A fork of the result is a fork of a fork. */
   snapshot(options: WaitOptions = {}): Promise<Snapshot> {
     return takeSnapshot(this.machine, this, options);
   }
+
+  /** A branch: a clone of this VM as it is now, which goes on. For more than one at a time `count` is the cheaper way. */
+  fork(options: ForkOptions & { count: number }): Promise<Clone[]>;
+  fork(options?: ForkOptions): Promise<Clone>;
+  fork(options: ForkOptions = {}): Promise<Clone | Clone[]> {
+    return branch(this, options);
+  }
+}
+
+/** Freezes a VM, forks what was frozen, and lets go of it: the clones keep their share. */
+export async function branch(
+  vm: Vm & { snapshot(options: WaitOptions): Promise<Snapshot> },
+  options: ForkOptions,
+): Promise<Clone | Clone[]> {
+  checkOptions('fork', FORK_OPTIONS, options);
+  await using snapshot = await vm.snapshot({ signal: options.signal });
+  return await snapshot.fork(options);
 }
 
 /** Freezes a VM; it goes on afterwards. */
@@ -251,32 +336,28 @@ export async function takeSnapshot(
   machine.assertLegal('snapshot');
   await vm.beforeSnapshot(options);
   const { native, forkPoints } = await machine.freeze(options);
-  const { guest, agent, containment } = vm;
+  const { guest, agent, containment, generation } = vm;
   const metadata = createMetadata({
     guest,
     cid: vm.identity.cid,
+    generation,
     agent,
     forkPoints,
     containment,
   });
-  return new Snapshot(machine.engine, native, metadata);
+  const snapshot = new Snapshot(machine.engine, native, metadata, vm);
+  try {
+    if (vm instanceof Clone) vm.scope?.add(snapshot);
+  } catch (error) {
+    await snapshot.destroy();
+    throw error;
+  }
+  return snapshot;
 }
 
 export const ENGINE_OPTION: Rules = {
   engine: object('an Engine', (value) => value instanceof Engine),
 };
-
-/** Stages as the caller lives them. */
-export class StageClock {
-  readonly stages: Timing[] = [];
-  #last = process.hrtime.bigint();
-
-  mark(stage: string): void {
-    const now = process.hrtime.bigint();
-    this.stages.push({ stage, ns: Number(now - this.#last) });
-    this.#last = now;
-  }
-}
 
 async function allOrNone(forks: Promise<Clone>[]): Promise<Clone[]> {
   const settled = await Promise.allSettled(forks);

@@ -4,7 +4,7 @@ import { resolve } from 'node:path';
 import { VmforkError } from '../errors.js';
 import type { AgentInfo } from '../exec/messages.js';
 import type { NativeBootOptions } from '../native.js';
-import { BOOT_OPTIONS, type BootOptions, checkOptions } from '../options.js';
+import { BOOT_OPTIONS, type BootOptions, checkOptions, type ForkOptions } from '../options.js';
 import { throwIfAborted, type WaitOptions, watchLimits } from '../waiting.js';
 import { Engine, probeHost } from './engine.js';
 import { commandLine, findGuest } from './guest.js';
@@ -16,7 +16,8 @@ import {
   settleClock,
 } from './identity.js';
 import { Machine } from './machine.js';
-import { ENGINE_OPTION, type Snapshot, StageClock, takeSnapshot } from './snapshot.js';
+import { branch, type Clone, ENGINE_OPTION, type Snapshot, takeSnapshot } from './snapshot.js';
+import { StageClock } from './stage-clock.js';
 import { Vm } from './vm.js';
 
 const MIB = 1024 * 1024;
@@ -65,9 +66,20 @@ export class Template extends Vm {
     }
   }
 
+  get generation(): number {
+    return 0;
+  }
+
   /** Freezes the guest; it goes on afterwards. */
   snapshot(options: WaitOptions = {}): Promise<Snapshot> {
     return takeSnapshot(this.machine, this, options);
+  }
+
+  /** See `clone.fork()`. */
+  fork(options: ForkOptions & { count: number }): Promise<Clone[]>;
+  fork(options?: ForkOptions): Promise<Clone>;
+  fork(options: ForkOptions = {}): Promise<Clone | Clone[]> {
+    return branch(this, options);
   }
 }
 

@@ -48,12 +48,7 @@ import type { GuestConsole } from './console.js';
 import type { Identity } from './identity.js';
 import type { VmState } from './lifecycle.js';
 import type { DiskSource, Machine } from './machine.js';
-
-/** One step of a boot or fork and how long it took. */
-export interface Timing {
-  stage: string;
-  ns: number;
-}
+import type { Timing } from './stage-clock.js';
 
 /** Everything a VM object is made of. */
 export interface VmParts {
@@ -63,6 +58,8 @@ export interface VmParts {
   guest: string;
   containment: Containment;
   timings: Timing[];
+  /** Called once, when it has ended in either way. */
+  onOver?: () => void;
 }
 
 interface VmEvents {
@@ -91,7 +88,7 @@ export abstract class Vm extends EventEmitter<VmEvents> {
   readonly #runtime: ContainerRuntime;
 
   /** @internal Use `Template.boot()` or `snapshot.fork()`. */
-  constructor({ machine, identity, agent, guest, containment, timings }: VmParts) {
+  constructor({ machine, identity, agent, guest, containment, timings, onOver }: VmParts) {
     super();
     this.machine = machine;
     this.identity = identity;
@@ -101,10 +98,16 @@ export abstract class Vm extends EventEmitter<VmEvents> {
     this.#runtime = new ContainerRuntime(machine, identity.hostname, containment);
     machine.observe({
       onState: (to, from) => this.emit('state', to, from),
-      onExit: (reason) => this.emit('exit', reason),
+      onExit: (reason) => {
+        onOver?.();
+        this.emit('exit', reason);
+      },
       onForkPoint: (name) => this.emit('forkPoint', name),
     });
   }
+
+  /** How many forks lie between the boot and this VM: 0 for a template, 1 for a clone of its snapshot. */
+  abstract get generation(): number;
 
   /** Number of this VM, unique in the process. */
   get id(): number {

@@ -5,7 +5,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
-import { type Clone, type Command, Snapshot, type Vm } from 'vmfork';
+import { type Clone, type Command, type Engine, Snapshot, type Vm } from 'vmfork';
 import { buildTestPrograms } from '../kvm/programs/build.mjs';
 
 /** Inside the emulated host: everything but the guest's kernel is slow. */
@@ -23,8 +23,8 @@ export function scale(amount: { full: number; nested: number; interpreted: numbe
 export const BOOT_TIMEOUT_MS = 180_000;
 
 /** The default template, booted once per host. */
-export function templateSnapshot(vcpus = 1): Promise<Snapshot> {
-  return Snapshot.cached({ vcpus, bootTimeoutMs: BOOT_TIMEOUT_MS });
+export function templateSnapshot(vcpus = 1, engine?: Engine): Promise<Snapshot> {
+  return Snapshot.cached({ vcpus, engine, bootTimeoutMs: BOOT_TIMEOUT_MS });
 }
 
 /** Puts a test program (test/kvm/programs) into a guest and starts it; resolves when it says that it is ready. */

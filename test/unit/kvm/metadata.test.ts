@@ -24,7 +24,8 @@ const containment = {
   main,
 };
 const forkPoints = ['warm', 'warm'];
-const metadata = createMetadata({ guest: 'guest', cid: 3, agent, forkPoints, containment });
+const facts = { guest: 'guest', cid: 3, generation: 2, agent, forkPoints, containment };
+const metadata = createMetadata(facts);
 const plain = JSON.parse(serializeMetadata(metadata));
 
 test('reads back what was written', () => {

@@ -1,0 +1,106 @@
+// One fork: from a frozen machine to one that runs and has acknowledged who it is.
+
+import { VmforkError } from '../errors.js';
+import { expectRelease, type FirstRelease } from '../exec/release.js';
+import type { Session } from '../exec/session.js';
+import type { Tunnel } from '../exec/tunnel.js';
+import type { Charge } from '../memshare/budget.js';
+import type { NativeSnapshot } from '../native.js';
+import type { ForkOptions } from '../options.js';
+import type { Engine } from './engine.js';
+import { checkAcknowledged, FORK_RESUME, type Identity, settleClock } from './identity.js';
+import { Machine } from './machine.js';
+import type { SnapshotMetadata } from './metadata.js';
+import { StageClock, type Timing } from './stage-clock.js';
+
+const DEFAULT_IDENTITY_TIMEOUT_MS = 30_000;
+const DEFAULT_CONSOLE_BYTES = 64 * 1024;
+
+/** What is forked. */
+export interface Origin {
+  readonly engine: Engine;
+  readonly native: NativeSnapshot;
+  readonly metadata: SnapshotMetadata;
+}
+
+/** How one of possibly many clones is forked. */
+export interface ForkPlan {
+  readonly options: ForkOptions;
+  readonly hostname: string | undefined;
+  readonly release: FirstRelease | null;
+}
+
+/** A machine that is itself. */
+export interface Forked {
+  readonly machine: Machine;
+  readonly identity: Identity;
+  readonly timings: Timing[];
+  readonly forkPoint: Tunnel | null;
+}
+
+/** Forks within the memory that was admitted, which the machine gives back when it is gone; so does a failure. */
+export async function forkMachine(origin: Origin, plan: ForkPlan, charge: Charge): Promise<Forked> {
+  const { engine, metadata } = origin;
+  const clock = new StageClock();
+  const { identity, resume } = engine.identities.take(plan.hostname);
+  const machine = await makeMachine(origin, plan, identity, resume, charge, clock);
+  try {
+    const session = machine.openControl(metadata);
+    const forkPoint = plan.release && expectRelease(session, plan.release);
+    await acknowledge(session, identity, metadata.cid, plan.options);
+    await forkPoint?.opened;
+    clock.mark('acknowledge');
+    machine.ready();
+    charge.settle(async () => (await machine.memory()).privateBytes);
+    const native = machine.stages.map(({ name, ns }) => ({ stage: `fork.${name}`, ns }));
+    return { machine, identity, timings: [...clock.stages, ...native], forkPoint };
+  } catch (error) {
+    await machine.destroy();
+    throw error;
+  }
+}
+
+async function makeMachine(
+  { engine, native }: Origin,
+  { options, release }: ForkPlan,
+  identity: Identity,
+  resume: Buffer,
+  charge: Charge,
+  clock: StageClock,
+): Promise<Machine> {
+  const controlBytes = release ? Buffer.concat([resume, release.bytes]) : resume;
+  const consoleBytes = options.consoleBytes ?? DEFAULT_CONSOLE_BYTES;
+  clock.mark('identity');
+  const forkOptions = { cid: identity.cid, controlBytes, consoleBytes };
+  const forking = engine.fork(
+    native,
+    forkOptions,
+    (vm) => new Machine(engine, vm, () => charge.release()),
+  );
+  engine.identities.refill(); // while a worker forks
+  const machine = await forking;
+  clock.mark('fork');
+  return machine;
+}
+
+async function acknowledge(
+  session: Session,
+  identity: Identity,
+  parentCid: number,
+  { identityTimeoutMs, signal }: ForkOptions,
+): Promise<void> {
+  const limits = { timeoutMs: identityTimeoutMs ?? DEFAULT_IDENTITY_TIMEOUT_MS, signal };
+  try {
+    const answer = await session.expectResumed(FORK_RESUME, limits);
+    checkAcknowledged(identity, answer, parentCid);
+    await settleClock(session, identity, answer, limits);
+  } catch (error) {
+    if (!VmforkError.is(error) || error.code === 'VMF_IDENTITY' || error.code === 'VMF_ABORTED') {
+      throw error;
+    }
+    throw new VmforkError('VMF_IDENTITY', error.message, {
+      cause: error,
+      ...(error.consoleTail !== undefined && { consoleTail: error.consoleTail }),
+    });
+  }
+}

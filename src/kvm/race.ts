@@ -1,0 +1,71 @@
+// Many clones try, the first to succeed wins, the others are gone before the winner's result is handed out.
+
+import { VmforkError } from '../errors.js';
+import type { ForkOptions } from '../options.js';
+import { abortedError, linkSignals, throwIfAborted, withLimits } from '../waiting.js';
+import type { Clone, Snapshot } from './snapshot.js';
+
+/** Options of `snapshot.race()`. */
+export interface RaceOptions extends ForkOptions {
+  /** How many clones, 1 to 10000. */
+  count: number;
+  /** Resolve with `{ value, clone }`: the winner's clone lives on. Default false: it is destroyed with the others. */
+  keepWinner?: boolean | undefined;
+}
+
+/** What each clone does in a race. The signal fires when another one has won, or the race was aborted. */
+export type Runner<T> = (clone: Clone, index: number, signal: AbortSignal) => Promise<T> | T;
+
+/** A result, and the clone that had it first. */
+export interface Winner<T> {
+  value: T;
+  clone: Clone;
+}
+
+/** See `snapshot.race()`. */
+export async function race<T>(
+  snapshot: Snapshot,
+  { keepWinner = false, signal, ...options }: RaceOptions,
+  run: Runner<T>,
+): Promise<Winner<T>> {
+  throwIfAborted('race', signal);
+  const over = new AbortController();
+  const linked = linkSignals(over.signal, signal);
+  const lost = linked.signal as AbortSignal;
+  const forks = snapshot.forkEach({ ...options, signal: lost });
+  const runs = forks.map(async (fork, index) => {
+    const clone = await fork;
+    return { clone, value: await run(clone, index, lost) };
+  });
+  let winner: Winner<T> | undefined;
+  try {
+    // A runner need not heed the signal, so the race does not wait for it.
+    winner = await withLimits('race', { signal }, Promise.any(runs));
+    return winner;
+  } catch (error) {
+    throw signal?.aborted ? abortedError('race', signal) : nobodyWon(error);
+  } finally {
+    over.abort();
+    linked.unlink();
+    await destroyAll(forks, keepWinner ? winner?.clone : undefined);
+  }
+}
+
+async function destroyAll(forks: readonly Promise<Clone>[], except: Clone | undefined) {
+  const settled = await Promise.allSettled(forks);
+  const clones = settled.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
+  await Promise.all(clones.filter((clone) => clone !== except).map((clone) => clone.destroy()));
+}
+
+function nobodyWon(error: unknown): unknown {
+  if (!(error instanceof AggregateError)) return error;
+  const [first] = error.errors;
+  const example = first instanceof Error ? first.message : String(first);
+  return new VmforkError(
+    'VMF_RACE',
+    `${error.errors.length} clones failed, the first: ${example}`,
+    {
+      cause: error,
+    },
+  );
+}

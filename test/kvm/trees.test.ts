@@ -1,0 +1,234 @@
+// Trees of forks: branches, relations, lifetimes, races. Whatever goes first, the others live on, and nothing is left over.
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type Clone, CloneScope, Engine, type Snapshot, Template } from 'vmfork';
+import { BOOT_TIMEOUT_MS, destroyAll, eventually, templateSnapshot } from '../helpers/kvm.js';
+
+let base: Snapshot;
+
+beforeAll(async () => {
+  base = await templateSnapshot();
+});
+afterAll(() => base?.destroy());
+
+const read = async (vm: Clone, path: string) => (await vm.readFile(path)).toString();
+
+/** Files of frozen memory that this process has open or mapped. */
+function layersHeld(): number {
+  const isLayer = (name: string) => name.includes('memfd:vmfork');
+  const open = readdirSync('/proc/self/fd').filter((fd) => {
+    try {
+      return isLayer(readlinkSync(`/proc/self/fd/${fd}`));
+    } catch {
+      return false; // The descriptor of the listing itself.
+    }
+  });
+  const inodes = readFileSync('/proc/self/maps', 'utf8')
+    .split('\n')
+    .filter(isLayer)
+    .map((line) => line.trim().split(/\s+/)[4]);
+  return open.length + new Set(inodes).size;
+}
+
+describe('relations', () => {
+  test('parents, children, sources and generations are known while they live', async () => {
+    expect(base).toMatchObject({ generation: 0, source: null, destroyed: false });
+    const first = await base.fork();
+    const frozen = await first.snapshot();
+    const second = await frozen.fork();
+    expect(first).toMatchObject({ generation: 1, parent: base, origin: null, scope: null });
+    expect(frozen).toMatchObject({ generation: 1, source: first, children: [second] });
+    expect(second).toMatchObject({ generation: 2, parent: frozen, origin: first });
+    expect(base.children).toEqual([first]);
+    await first.destroy();
+    expect(base.children).toEqual([]);
+    expect(frozen.source).toBeNull();
+    expect(second.origin).toBeNull();
+    await frozen.destroy();
+    expect(second.parent).toBeNull();
+    await second.destroy();
+    expect(frozen.children).toEqual([]);
+  });
+
+  test('a branch has all of its source, which goes on, and neither sees the other afterwards', async () => {
+    await using source = await base.fork();
+    await source.writeFile('/tmp/before', 'both');
+    const [one, two] = (await source.fork({ count: 2 })) as [Clone, Clone];
+    expect(one).toMatchObject({ generation: 2, origin: source, parent: null });
+    await one.writeFile('/tmp/after', 'one');
+    await source.writeFile('/tmp/after', 'source');
+    expect(await read(one, '/tmp/before')).toBe('both');
+    expect(await read(one, '/tmp/after')).toBe('one');
+    expect(await read(source, '/tmp/after')).toBe('source');
+    await expect(two.readFile('/tmp/after')).rejects.toMatchObject({ code: 'VMF_GUEST_FILE' });
+    const ids = [source, one, two].map(({ identity }) => identity.generationId);
+    expect(new Set(ids).size).toBe(3);
+    await destroyAll([one, two]);
+  });
+
+  test('a template can be branched', async () => {
+    await using template = await Template.boot({ bootTimeoutMs: BOOT_TIMEOUT_MS });
+    expect(template.generation).toBe(0);
+    await using clone = await template.fork({ hostname: 'branch' });
+    expect(clone).toMatchObject({ generation: 1, origin: template });
+    expect(await read(clone, '/etc/hostname')).toContain('branch');
+    await template.ping();
+  });
+
+  test('parents may go before their children, and frozen memory goes with its last user', async () => {
+    const before = layersHeld();
+    const first = await base.fork();
+    await first.writeFile('/tmp/one', '1');
+    const second = await first.fork();
+    await first.destroy();
+    await second.writeFile('/tmp/two', '2');
+    const third = await second.fork();
+    await second.destroy();
+    expect((await read(third, '/tmp/one')) + (await read(third, '/tmp/two'))).toBe('12');
+    expect(layersHeld()).toBeGreaterThan(before);
+    await third.destroy();
+    expect(await eventually(async () => layersHeld() === before, 10_000)).toBe(true);
+  });
+
+  test('many branches of one source at once, and forks of its snapshot meanwhile', async () => {
+    await using source = await base.fork();
+    await using frozen = await source.snapshot();
+    const branches = [0, 1, 2].map((index) => source.fork({ hostname: `branch-${index}` }));
+    const clones = await Promise.all([...branches, frozen.fork(), frozen.fork()]);
+    await Promise.all(clones.map((clone) => clone.ping()));
+    await source.ping();
+    await destroyAll(clones);
+  });
+});
+
+describe('forkSettled', () => {
+  test('each clone succeeds or fails by itself', async () => {
+    const settled = await base.forkSettled({ count: 3 });
+    expect(settled.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'fulfilled']);
+    const clones = settled.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
+    await Promise.all(clones.map((clone) => clone.ping()));
+    await destroyAll(clones);
+    const late = await base.forkSettled({ count: 2, identityTimeoutMs: 1 });
+    for (const one of late) {
+      expect(one).toMatchObject({ status: 'rejected', reason: { code: 'VMF_IDENTITY' } });
+    }
+    const none: object = {};
+    await expect(base.forkSettled(none as { count: number })).rejects.toMatchObject({
+      code: 'VMF_OPTIONS',
+    });
+  });
+
+  test('is refused by an engine without memory for all, clone by clone', async () => {
+    await using engine = new Engine({ memoryBudgetMiB: 2 });
+    await using small = await templateSnapshot(1, engine);
+    const settled = await small.forkSettled({ count: 3 });
+    expect(settled.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'rejected']);
+    expect(settled[1]).toMatchObject({ reason: { code: 'VMF_NO_MEMORY' } });
+  });
+});
+
+describe('race', () => {
+  test('the first result wins; the others are told, and gone when it is there', async () => {
+    const clones: Clone[] = [];
+    const told: number[] = [];
+    const value = await base.race(3, async (clone, index, signal) => {
+      clones.push(clone);
+      signal.addEventListener('abort', () => told.push(index));
+      await clone.ping();
+      if (index === 1) return 'mine';
+      return new Promise<string>(() => {}); // It never ends, and need not.
+    });
+    expect(value).toBe('mine');
+    expect(told).toContain(0);
+    expect(clones.map(({ state }) => state)).toEqual(clones.map(() => 'destroyed'));
+    expect(base.children).toEqual([]);
+  });
+
+  test('failures do not win, and the winner can be kept', async () => {
+    const { value, clone } = await base.race(
+      { count: 3, keepWinner: true, hostname: 'runner' },
+      async (runner, index) => {
+        if (index !== 2) throw new Error(`no luck ${index}`);
+        return (await runner.exec(['hostname'])).stdout.trim();
+      },
+    );
+    expect(value).toBe('runner-2');
+    expect(base.children).toEqual([clone]);
+    await clone.ping();
+    await clone.destroy();
+  });
+
+  test('when all fail it is VMF_RACE with every reason', async () => {
+    const failing = base.race(2, async (_clone, index) => {
+      throw new Error(`no luck ${index}`);
+    });
+    await expect(failing).rejects.toMatchObject({
+      code: 'VMF_RACE',
+      message: expect.stringContaining('no luck'),
+      cause: { errors: [{ message: 'no luck 0' }, { message: 'no luck 1' }] },
+    });
+    expect(base.children).toEqual([]);
+  });
+
+  test('a signal ends it, whatever its clones are at', async () => {
+    const controller = new AbortController();
+    const racing = base.race({ count: 2, signal: controller.signal }, async (clone) => {
+      await clone.ping();
+      controller.abort(new Error('enough'));
+      return new Promise<never>(() => {});
+    });
+    await expect(racing).rejects.toMatchObject({
+      code: 'VMF_ABORTED',
+      cause: { message: 'enough' },
+    });
+    expect(base.children).toEqual([]);
+  });
+});
+
+describe('CloneScope', () => {
+  test('takes clones, their branches, snapshots and grandchildren with it', async () => {
+    const all: Clone[] = [];
+    let frozen: Snapshot;
+    {
+      await using scope = new CloneScope();
+      const clone = await base.fork({ scope });
+      frozen = await clone.snapshot();
+      all.push(clone, await frozen.fork(), await clone.fork());
+      expect(scope.size).toBe(4);
+      expect(all.map((each) => each.scope)).toEqual([scope, scope, scope]);
+      await all[1]?.destroy();
+      expect(scope.size).toBe(3);
+    }
+    expect(all.map(({ state }) => state)).toEqual(['destroyed', 'destroyed', 'destroyed']);
+    expect(frozen.destroyed).toBe(true);
+    await using free = await base.fork();
+    expect(free.scope).toBeNull();
+  });
+
+  test('ends with its signal, forks under way included, and takes no more', async () => {
+    const controller = new AbortController();
+    const scope = new CloneScope({ signal: controller.signal });
+    const clone = await base.fork({ scope });
+    const forking = base.fork({ scope, count: 20 });
+    controller.abort();
+    await expect(forking).rejects.toMatchObject({ code: 'VMF_ABORTED' });
+    await scope.destroy();
+    expect(clone.state).toBe('destroyed');
+    expect(base.children).toEqual([]);
+    await expect(base.fork({ scope })).rejects.toMatchObject({ code: 'VMF_STATE' });
+    expect(() => scope.add(base)).toThrow(expect.objectContaining({ code: 'VMF_STATE' }));
+  });
+
+  test('takes over what was made elsewhere, and lets go', async () => {
+    const scope = new CloneScope();
+    const clone = await base.fork();
+    const kept = await base.fork();
+    scope.add(clone);
+    scope.add(kept);
+    scope.remove(kept);
+    await scope.destroy();
+    expect(clone.state).toBe('destroyed');
+    await kept.ping();
+    await kept.destroy();
+  });
+});
