@@ -196,6 +196,9 @@ TEST(ControlConnectionGoesOnInAForkAndOthersAreReset) {
   clone.guest.Send(from_agent, "after");
   EXPECT_EQ(ReadExactly(user->Get(), 5), "after");
   EXPECT_TRUE(!clone.device->AttachControl().has_value());
+  // The guest's program may not have closed its end yet: those ports are not used again.
+  const Stream again = clone.ConnectTo(80);
+  EXPECT_TRUE(again.from_guest.dst_port != other.from_guest.dst_port);
 
   // The template goes on as well, with the connections that it had.
   m.transport.Resume();

@@ -15,6 +15,7 @@ constexpr size_t kMaxSavedResets = VsockDevice::kMaxResets + 2 * VsockDevice::kM
 void VsockDevice::Save(ByteWriter& out) const {
   out.Put(guest_cid_);
   out.Put(driver_cid_);
+  out.Put(next_port_);
   std::vector<PendingReset> resets(resets_.begin(), resets_.end());
   const VsockConnection* control = nullptr;
   for (const auto& [key, connection] : connections_) {
@@ -43,8 +44,12 @@ Result<void> VsockDevice::Restore(ByteReader& in) {
   RemoveAll();
   guest_cid_ = in.Get<uint32_t>();
   driver_cid_ = in.Get<uint32_t>();
+  // A program of the guest may still hold sockets of connections that are over. Linux answers a
+  // request to the ports of such a one by a reset, so a clone goes on where its parent was.
+  next_port_ = in.Get<uint32_t>();
   const auto count = in.Get<uint32_t>();
-  if (!in.Ok() || std::min(guest_cid_, driver_cid_) < kFirstGuestCid || count > kMaxSavedResets) {
+  if (!in.Ok() || std::min(guest_cid_, driver_cid_) < kFirstGuestCid ||
+      next_port_ < kFirstHostPort || next_port_ > kLastHostPort || count > kMaxSavedResets) {
     return vmfork::Fail(ErrorCode::kSnapshotInvalid, "restore vsock", "bad addresses or counts");
   }
   for (uint32_t i = 0; i < count && in.Ok(); ++i) {
