@@ -20,6 +20,7 @@ export type { Identity } from './kvm/identity.js';
 export { TRANSITIONS, type VmState } from './kvm/lifecycle.js';
 export type { SnapshotMetadata } from './kvm/metadata.js';
 export type { RaceOptions, Runner } from './kvm/race.js';
+export type { LoadOptions, SavedSnapshot, SaveOptions } from './kvm/saved-snapshot.js';
 export { CloneScope, type ScopeMember } from './kvm/scope.js';
 export { Clone, Snapshot } from './kvm/snapshot.js';
 export type { Timing } from './kvm/stage-clock.js';

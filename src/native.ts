@@ -124,12 +124,44 @@ export interface NativeSnapshotInfo {
   hostKind: HostKind;
 }
 
+export interface NativeSaveOptions {
+  /** Opaque UTF-8 kept beside the state. */
+  metadata: string;
+  /** What only the difference to is written: a snapshot that is on disk, or its directory; at most one of them. */
+  base: NativeSnapshot | null;
+  baseDirectory: string | null;
+  /** Key of the authentication. */
+  key: Uint8Array | null;
+}
+
+export interface NativeSaveReport {
+  /** Identity of what was saved: the SHA-256 of its manifest, which covers everything in it, and its bases by their own. */
+  id: string;
+  /** Directories that it consists of: 1, or more with a base. */
+  layers: number;
+  /** Bytes of guest memory that were written; zeros are not. */
+  memoryBytes: number;
+}
+
+export interface NativeLoadOptions {
+  key: Uint8Array | null;
+  /** Has the recorded working set read ahead. */
+  prefetch: boolean;
+}
+
 export interface NativeSnapshot {
   readonly id: number;
   info(): NativeSnapshotInfo;
   fork(options: NativeForkOptions): Promise<NativeVm>;
-  /** Writes the snapshot into a new directory, atomically. `metadata` is opaque UTF-8 kept beside the state. */
-  save(directory: string, metadata: string): Promise<void>;
+  /** Writes the snapshot into a new directory, atomically. */
+  save(directory: string, options: NativeSaveOptions): Promise<NativeSaveReport>;
+  /**
+   * Reads some of what is on disk and compares it with its digests: 0 first, then from the position returned, until that
+   * is 0. Fails with `VMF_SNAPSHOT_INVALID`, and with `VMF_STATE` when the snapshot is not on disk.
+   */
+  verify(position: number): Promise<number>;
+  /** Keeps these ranges of RAM, pairs of offset and length in bytes, beside what is on disk. */
+  recordWorkingSet(ranges: BigUint64Array): Promise<void>;
   /** Metadata given to `save`, when this snapshot was loaded. */
   metadata(): string;
   /** Lets go of the image. Clones that live keep their share of it. Idempotent. */
@@ -138,7 +170,7 @@ export interface NativeSnapshot {
 
 export interface NativeEngine {
   boot(options: NativeBootOptions): Promise<NativeVm>;
-  load(directory: string): Promise<NativeSnapshot>;
+  load(directory: string, options?: NativeLoadOptions): Promise<NativeSnapshot>;
   /** Destroys every VM and ends all threads. Idempotent. */
   close(): Promise<void>;
 }

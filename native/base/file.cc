@@ -9,7 +9,8 @@ namespace vmfork {
 
 Result<std::shared_ptr<const File>> File::OpenReadOnly(const std::string& path,
                                                        ErrorCode not_found) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // O_NONBLOCK: opening a FIFO must not wait for its writer. It means nothing to regular files.
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.IsValid()) {
     if (errno == ENOENT || errno == EACCES || errno == ENOTDIR)
       return Fail(not_found, "open", path, errno);

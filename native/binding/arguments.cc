@@ -20,6 +20,9 @@ constexpr uint32_t kMostDisks = 4;
 constexpr Range kScratchBytes = {0, uint64_t{1} << 44};
 constexpr size_t kMostSerialBytes = 64;
 constexpr size_t kMostCmdlineBytes = 64u << 10;
+constexpr size_t kMostMetadataBytes = 1u << 20;
+constexpr size_t kMostKeyBytes = 4096;
+constexpr size_t kMostPageRuns = 1u << 20;
 // Must fit a fresh Unix socket's send buffer, whose default is 208 KiB (net.core.wmem_default).
 constexpr size_t kMostControlBytes = 64u << 10;
 
@@ -136,6 +139,41 @@ DiskOptions ToDiskOptions(const Napi::Value& value) {
   if (options.path.empty() && (options.scratch_bytes == 0 || options.scratch_bytes % 512 != 0))
     throw OptionsError(value.Env(), "scratchBytes must be a multiple of 512");
   return options;
+}
+
+SaveOptions ToSaveOptions(const Napi::Value& value) {
+  const Napi::Object object = ToObject(value, "options");
+  SaveOptions options;
+  options.metadata = ToText(object.Get("metadata"), "metadata", kMostMetadataBytes);
+  const Napi::Value directory = object.Get("baseDirectory");
+  if (!directory.IsNull()) options.base_directory = ToPath(directory, "baseDirectory");
+  const Napi::Value key = object.Get("key");
+  if (!key.IsNull()) options.key = ToBytes(key, "key", kMostKeyBytes);
+  return options;
+}
+
+LoadOptions ToLoadOptions(const Napi::Value& value) {
+  LoadOptions options;
+  if (value.IsUndefined()) return options;
+  const Napi::Object object = ToObject(value, "options");
+  const Napi::Value key = object.Get("key");
+  if (!key.IsNull()) options.key = ToBytes(key, "key", kMostKeyBytes);
+  options.prefetch = ToBoolean(object.Get("prefetch"), "prefetch");
+  return options;
+}
+
+std::vector<PageRun> ToPageRuns(const Napi::Value& value, const char* name) {
+  if (!value.IsTypedArray() ||
+      value.As<Napi::TypedArray>().TypedArrayType() != napi_biguint64_array) {
+    throw OptionsError(value.Env(), std::string(name) + " must be a BigUint64Array");
+  }
+  const auto array = value.As<Napi::TypedArrayOf<uint64_t>>();
+  const size_t length = array.ElementLength();
+  if (length % 2 != 0 || length / 2 > kMostPageRuns)
+    throw OptionsError(value.Env(), std::string(name) + " must hold pairs, not too many");
+  std::vector<PageRun> runs(length / 2);
+  for (size_t i = 0; i < runs.size(); ++i) runs[i] = {array[2 * i], array[2 * i + 1]};
+  return runs;
 }
 
 }  // namespace vmfork

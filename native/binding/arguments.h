@@ -10,7 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "memory/page_scan.h"
 #include "vm/options.h"
+#include "vm/snapshot.h"
 
 namespace vmfork {
 
@@ -31,5 +33,10 @@ Napi::Function ToFunction(const Napi::Value& value, const char* name);
 BootOptions ToBootOptions(const Napi::Value& value);
 ForkOptions ToForkOptions(const Napi::Value& value);
 DiskOptions ToDiskOptions(const Napi::Value& value);
+// Without the base, which is an object of the caller's.
+SaveOptions ToSaveOptions(const Napi::Value& value);
+LoadOptions ToLoadOptions(const Napi::Value& value);  // undefined: the defaults
+// Pairs of offset and size.
+std::vector<PageRun> ToPageRuns(const Napi::Value& value, const char* name);
 
 }  // namespace vmfork

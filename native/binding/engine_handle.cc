@@ -76,8 +76,9 @@ Result<std::shared_ptr<VmRecord>> EngineHandle::Adopt(const Newborn& newborn,
   return std::unexpected(EngineClosed());
 }
 
-Result<std::shared_ptr<Snapshot>> EngineHandle::Load(const std::string& directory) {
-  return Snapshot::Load(*engine_, directory);
+Result<std::shared_ptr<Snapshot>> EngineHandle::Load(const std::string& directory,
+                                                     const LoadOptions& options) {
+  return Snapshot::Load(*engine_, directory, options);
 }
 
 void EngineHandle::Destroy(VmRecord& record) {

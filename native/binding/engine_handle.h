@@ -41,7 +41,7 @@ class EngineHandle : public std::enable_shared_from_this<EngineHandle> {
   Result<std::shared_ptr<VmRecord>> Boot(const BootOptions& options);
   Result<std::shared_ptr<VmRecord>> Fork(std::shared_ptr<const Snapshot> snapshot,
                                          const ForkOptions& options);
-  Result<std::shared_ptr<Snapshot>> Load(const std::string& directory);
+  Result<std::shared_ptr<Snapshot>> Load(const std::string& directory, const LoadOptions& options);
   void Destroy(VmRecord& record);
 
   // Starts taking the engine down on a thread of its own; any thread, idempotent. Error: no thread

@@ -42,9 +42,8 @@ Napi::Value EngineObject::Boot(const Info& info) {
 }
 
 Napi::Value EngineObject::Load(const Info& info) {
-  auto work = [engine = lease_->Handle(), directory = ToPath(info[0], "directory")] {
-    return engine->Load(directory);
-  };
+  auto work = [engine = lease_->Handle(), directory = ToPath(info[0], "directory"),
+               options = ToLoadOptions(info[1])] { return engine->Load(directory, options); };
   return RunJob(lease_->Handle(), info.This().As<Napi::Object>(), std::move(work),
                 [lease = lease_](Napi::Env env, std::shared_ptr<Snapshot>& snapshot) {
                   return SnapshotObject::Make(env, lease, std::move(snapshot));

@@ -32,17 +32,22 @@ napi_value Guard(napi_env env, Body body) noexcept {
   return nullptr;
 }
 
+// `what` names the value in the TypeError.
 template <typename T>
-T& Unwrap(const Napi::CallbackInfo& info) {
-  const Napi::Value receiver = info.This();
+T& UnwrapValue(const Napi::Value& value, const char* what) {
+  const Napi::Env env = value.Env();
   bool is_ours = false;
   void* native = nullptr;
-  if (!receiver.IsObject() ||
-      napi_check_object_type_tag(info.Env(), receiver, &T::kTag, &is_ours) != napi_ok || !is_ours ||
-      napi_unwrap(info.Env(), receiver, &native) != napi_ok) {
-    throw Napi::TypeError::New(info.Env(), std::string("the receiver is not a ") + T::kName);
+  if (!value.IsObject() || napi_check_object_type_tag(env, value, &T::kTag, &is_ours) != napi_ok ||
+      !is_ours || napi_unwrap(env, value, &native) != napi_ok) {
+    throw Napi::TypeError::New(env, std::string(what) + " is not a " + T::kName);
   }
   return *static_cast<T*>(native);
+}
+
+template <typename T>
+T& Unwrap(const Napi::CallbackInfo& info) {
+  return UnwrapValue<T>(info.This(), "the receiver");
 }
 
 template <typename T, auto Method>

@@ -12,16 +12,29 @@
 namespace vmfork {
 
 namespace {
-constexpr size_t kMostMetadataBytes = 1u << 20;
+
+constexpr Range kPositions = {0, uint64_t{1} << 52};
+
+Napi::Value ReportForJs(Napi::Env env, SaveReport& report) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("id", report.id);
+  object.Set("layers", static_cast<double>(report.layers));
+  object.Set("memoryBytes", static_cast<double>(report.memory_bytes));
+  return object;
 }
 
+}  // namespace
+
 void SnapshotObject::Define(Napi::Env env) {
-  DefineClass<SnapshotObject>(env, {GetterOf<SnapshotObject, &SnapshotObject::Id>("id"),
-                                    MethodOf<SnapshotObject, &SnapshotObject::GetInfo>("info"),
-                                    MethodOf<SnapshotObject, &SnapshotObject::Fork>("fork"),
-                                    MethodOf<SnapshotObject, &SnapshotObject::Save>("save"),
-                                    MethodOf<SnapshotObject, &SnapshotObject::Metadata>("metadata"),
-                                    MethodOf<SnapshotObject, &SnapshotObject::Close>("close")});
+  DefineClass<SnapshotObject>(
+      env, {GetterOf<SnapshotObject, &SnapshotObject::Id>("id"),
+            MethodOf<SnapshotObject, &SnapshotObject::GetInfo>("info"),
+            MethodOf<SnapshotObject, &SnapshotObject::Fork>("fork"),
+            MethodOf<SnapshotObject, &SnapshotObject::Save>("save"),
+            MethodOf<SnapshotObject, &SnapshotObject::Verify>("verify"),
+            MethodOf<SnapshotObject, &SnapshotObject::RecordWorkingSet>("recordWorkingSet"),
+            MethodOf<SnapshotObject, &SnapshotObject::Metadata>("metadata"),
+            MethodOf<SnapshotObject, &SnapshotObject::Close>("close")});
 }
 
 Napi::Value SnapshotObject::Make(Napi::Env env, std::shared_ptr<EngineLease> lease,
@@ -63,9 +76,27 @@ Napi::Value SnapshotObject::Fork(const Info& info) {
 }
 
 Napi::Value SnapshotObject::Save(const Info& info) {
+  SaveOptions options = ToSaveOptions(info[1]);
+  const Napi::Value base = info[1].As<Napi::Object>().Get("base");
+  if (!base.IsNull()) options.base = UnwrapValue<SnapshotObject>(base, "base").Open(info.Env());
   auto work = [snapshot = Open(info.Env()), directory = ToPath(info[0], "directory"),
-               metadata = ToText(info[1], "metadata", kMostMetadataBytes)] {
-    return snapshot->Save(directory, metadata);
+               options = std::move(options)] { return snapshot->Save(directory, options); };
+  return RunJob(lease_->Handle(), info.This().As<Napi::Object>(), std::move(work), ReportForJs);
+}
+
+Napi::Value SnapshotObject::Verify(const Info& info) {
+  auto work = [snapshot = Open(info.Env()), position = ToInteger(info[0], "position", kPositions)] {
+    return snapshot->Verify(position);
+  };
+  return RunJob(lease_->Handle(), info.This().As<Napi::Object>(), std::move(work),
+                [](Napi::Env env, uint64_t& next) {
+                  return Napi::Number::New(env, static_cast<double>(next));
+                });
+}
+
+Napi::Value SnapshotObject::RecordWorkingSet(const Info& info) {
+  auto work = [snapshot = Open(info.Env()), runs = ToPageRuns(info[0], "ranges")] {
+    return snapshot->RecordWorkingSet(runs);
   };
   return RunJob(lease_->Handle(), info.This().As<Napi::Object>(), std::move(work));
 }

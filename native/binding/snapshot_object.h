@@ -35,6 +35,8 @@ class SnapshotObject {
   Napi::Value GetInfo(const Info& info);
   Napi::Value Fork(const Info& info);
   Napi::Value Save(const Info& info);
+  Napi::Value Verify(const Info& info);
+  Napi::Value RecordWorkingSet(const Info& info);
   Napi::Value Metadata(const Info& info);
   Napi::Value Close(const Info& info);
 

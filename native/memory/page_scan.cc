@@ -88,18 +88,28 @@ Result<void> Walk(std::span<const std::byte> range, const Visitor& visit) {
   return scanned;
 }
 
+void Append(std::vector<PageRun>& runs, PageRun run) {
+  if (!runs.empty() && runs.back().start + runs.back().size == run.start) {
+    runs.back().size += run.size;
+  } else {
+    runs.push_back(run);
+  }
+}
+
 }  // namespace
 
 Result<std::vector<PageRun>> FindOwnedPages(std::span<const std::byte> range) {
   std::vector<PageRun> runs;
   VMFORK_CHECK(Walk(range, [&runs](uint64_t start, uint64_t size, bool owned) {
-    if (!owned) return;
-    if (!runs.empty() && runs.back().start + runs.back().size == start) {
-      runs.back().size += size;
-    } else {
-      runs.push_back({start, size});
-    }
+    if (owned) Append(runs, {start, size});
   }));
+  return runs;
+}
+
+Result<std::vector<PageRun>> FindPresentPages(std::span<const std::byte> range) {
+  std::vector<PageRun> runs;
+  VMFORK_CHECK(
+      Walk(range, [&runs](uint64_t start, uint64_t size, bool) { Append(runs, {start, size}); }));
   return runs;
 }
 

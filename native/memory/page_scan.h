@@ -24,6 +24,8 @@ struct PageCounts {
 // `range` is page-aligned memory of this process. Uses PAGEMAP_SCAN (Linux 6.7), else
 // /proc/self/pagemap.
 Result<std::vector<PageRun>> FindOwnedPages(std::span<const std::byte> range);
+// The same for all pages that are present, also those that are the file's.
+Result<std::vector<PageRun>> FindPresentPages(std::span<const std::byte> range);
 Result<PageCounts> CountPages(std::span<const std::byte> range);
 
 }  // namespace vmfork

@@ -50,7 +50,7 @@ struct MachineState {
 };
 
 // The blob: docs/snapshot-format.md.
-inline constexpr uint32_t kSnapshotFormatVersion = 2;
+inline constexpr uint32_t kSnapshotFormatVersion = 3;
 std::vector<std::byte> EncodeMachineState(const MachineState& state, const std::string& metadata);
 
 struct DecodedMachineState {

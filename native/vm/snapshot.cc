@@ -1,91 +1,40 @@
-// Snapshots on disk: a directory with `state` (the blob) and `memory` (sparse, laid out like RAM).
+// Snapshots on disk: what is written in which order, and what is checked on the way back.
+// docs/snapshot-format.md describes the files.
 #include "vm/snapshot.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdio>
+#include <filesystem>
 
 #include "base/file.h"
-#include "memory/capture.h"
-#include "memory/private_view.h"
+#include "snapshot/compatibility.h"
+#include "snapshot/working_set.h"
 
 namespace vmfork {
 
 namespace {
 
-constexpr char kStateName[] = "/state", kMemoryName[] = "/memory";
-
-std::string ScratchName(size_t drive) { return "/disk" + std::to_string(drive); }
-
-// A directory under a temporary name beside its final one; what was written is removed again unless
-// Publish() succeeded.
-class PendingDirectory {
- public:
-  static Result<PendingDirectory> Create(const std::string& final_path) {
-    std::string path = final_path + ".XXXXXX";
-    if (::mkdtemp(path.data()) == nullptr) return FailErrno("mkdtemp", path);
-    return PendingDirectory(std::move(path), final_path);
-  }
-  ~PendingDirectory() {
-    if (path_.empty()) return;
-    ::unlink((path_ + kStateName).c_str());
-    ::unlink((path_ + kMemoryName).c_str());
-    for (size_t i = 0; i < kMediaSlots; ++i) ::unlink((path_ + ScratchName(i)).c_str());
-    ::rmdir(path_.c_str());
-  }
-  PendingDirectory(PendingDirectory&& other) noexcept
-      : path_(std::exchange(other.path_, {})), final_path_(std::move(other.final_path_)) {}
-  PendingDirectory(const PendingDirectory&) = delete;
-
-  // Creates a file in it, has `write` fill it, and sees that it is on disk.
-  template <typename Write>
-  Result<void> AddFile(const std::string& name, Write write) {
-    const std::string file_path = path_ + name;
-    UniqueFd fd(::open(file_path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (!fd.IsValid()) return FailErrno("open", file_path);
-    VMFORK_CHECK(write(fd.Get()));
-    if (::fsync(fd.Get()) != 0) return FailErrno("fsync", file_path);
-    return {};
-  }
-
-  Result<void> Publish() {
-    VMFORK_CHECK(SyncDirectory(path_));
-    // rename(2) replaces an empty directory only: an existing snapshot is never overwritten.
-    if (::rename(path_.c_str(), final_path_.c_str()) != 0) return FailErrno("rename", final_path_);
-    path_.clear();
-    const size_t slash = final_path_.find_last_of('/');
-    return SyncDirectory(slash == std::string::npos ? "." : final_path_.substr(0, slash + 1));
-  }
-
- private:
-  PendingDirectory(std::string path, std::string final_path)
-      : path_(std::move(path)), final_path_(std::move(final_path)) {}
-  static Result<void> SyncDirectory(const std::string& path) {
-    UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!fd.IsValid() || ::fsync(fd.Get()) != 0) return FailErrno("fsync", path);
-    return {};
-  }
-  std::string path_;
-  std::string final_path_;
-};
+std::unexpected<Error> Invalid(std::string detail) {
+  return Fail(ErrorCode::kSnapshotInvalid, "load snapshot", std::move(detail));
+}
 
 // The content of the drives: images that are open already, and scratch disks beside the blob. Those
 // are read only; each clone makes a copy.
-Result<void> OpenMedia(Engine& engine, const std::string& directory, DecodedMachineState& decoded) {
+Result<void> OpenMedia(Engine& engine, const std::string& directory, const Manifest& manifest,
+                       DecodedMachineState& decoded) {
   MachineConfig& config = decoded.state.config;
   for (BlockDisk& disk : config.disks) disk.medium = engine.Images().Share(std::move(disk.medium));
   for (size_t i = 0; i < kMediaSlots; ++i) {
     BlockDisk& disk = config.media[i];
     if (disk.medium != nullptr) disk.medium = engine.Images().Share(std::move(disk.medium));
     const uint64_t size_bytes = decoded.scratch_bytes[i];
+    if (size_bytes != manifest.disks[i].size_bytes)
+      return Invalid("state and manifest differ about the size of a disk");
     if (size_bytes == 0) continue;
-    VMFORK_TRY(medium, BlockMedium::OpenScratch(directory + ScratchName(i)));
+    VMFORK_TRY(medium, BlockMedium::OpenScratch(directory + DiskName(i)));
     if (medium->SizeBytes() != size_bytes) {
-      return Fail(ErrorCode::kSnapshotInvalid, "load snapshot",
-                  medium->Path() + " has " + std::to_string(medium->SizeBytes()) +
-                      " bytes instead of " + std::to_string(size_bytes));
+      return Invalid(medium->Path() + " has " + std::to_string(medium->SizeBytes()) +
+                     " bytes instead of " + std::to_string(size_bytes));
     }
     disk.medium = std::move(medium);
   }
@@ -100,90 +49,169 @@ Result<uint32_t> HostTscKhz(const Engine& engine) {
 }
 
 Result<void> CheckHost(const Engine& engine, const MachineState& state) {
-  const auto refuse = [](std::string detail) {
-    return Fail(ErrorCode::kSnapshotIncompatible, "load snapshot", std::move(detail));
-  };
-  if (state.host_kind != engine.Host().kind)
-    return refuse("made on the other kind of host (hardware, PVM)");
-  if (state.cpu_vendor != engine.Host().cpu_vendor) {
-    return refuse("made on a " + state.cpu_vendor + " processor, this is a " +
-                  engine.Host().cpu_vendor);
-  }
-  for (const VcpuState& vcpu : state.vcpus) {
-    // KVM_SET_XSAVE takes as much as this host's processor has, whatever the buffer holds.
-    if (vcpu.xsave.size() != engine.VcpuFormat().xsave_bytes) {
-      return refuse("its FPU state has another size than this processor's");
-    }
-  }
-  // The guest counts time in cycles between two looks at kvm-clock. KVM tolerates 250 ppm itself
-  // (tsc_tolerance_ppm).
   VMFORK_TRY(tsc_khz, HostTscKhz(engine));
-  const uint32_t difference =
-      state.tsc_khz > tsc_khz ? state.tsc_khz - tsc_khz : tsc_khz - state.tsc_khz;
-  if (difference > tsc_khz / 4000 && !engine.HasTscControl()) {
-    return refuse("its TSC ran at " + std::to_string(state.tsc_khz) + " kHz, this host's runs at " +
-                  std::to_string(tsc_khz) + " kHz");
-  }
-  // Features that the guest's kernel has found at boot and will go on to use.
-  for (const kvm_cpuid_entry2& seen : state.cpuid) {
-    if (seen.function != 1 && seen.function != 7 && seen.function != 0x8000'0001) continue;
-    for (const kvm_cpuid_entry2& here : engine.SupportedCpuid()) {
-      if (here.function != seen.function || here.index != seen.index) continue;
-      constexpr uint32_t kEmulatedInLeaf1 =
-          1U << 31 | 1U << 24 | 1U << 21;      // hypervisor, TSC deadline, x2APIC
-      constexpr uint32_t kOsxsave = 1U << 27;  // follows CR4, not the processor
-      const uint32_t ignored = seen.function == 1 ? kEmulatedInLeaf1 | kOsxsave : 0;
-      const uint32_t ignored_edx = seen.function == 1 ? 1U << 28 : 0;
-      const bool lacks_ebx = seen.function == 7 && (seen.ebx & ~here.ebx) != 0;
-      if ((seen.ecx & ~here.ecx & ~ignored) != 0 || (seen.edx & ~here.edx & ~ignored_edx) != 0 ||
-          lacks_ebx) {
-        return refuse("this processor lacks features that the guest uses");
-      }
-    }
+  return CheckCompatibility(state, {.info = engine.Host(),
+                                    .supported_cpuid = engine.SupportedCpuid(),
+                                    .vcpu_format = engine.VcpuFormat(),
+                                    .tsc_khz = tsc_khz,
+                                    .has_tsc_control = engine.HasTscControl()});
+}
+
+Result<DecodedMachineState> ReadState(const std::string& directory, const Manifest& manifest) {
+  const std::string path = directory + kStateName;
+  VMFORK_TRY(blob, ReadSmallFile(path, manifest.state_bytes));
+  if (blob.size() != manifest.state_bytes || Sha256::Of(blob) != manifest.state_digest)
+    return Invalid(path + " is not the one that the manifest was made with");
+  VMFORK_TRY(decoded, DecodeMachineState(blob));
+  if (decoded.state.config.memory_bytes != manifest.memory_bytes)
+    return Invalid("state and manifest differ about the size of memory");
+  return decoded;
+}
+
+// A base that has moved since would leave a snapshot behind that nobody can load.
+Result<void> CheckBases(const LayerPlan& plan) {
+  for (const auto& base : plan.bases) {
+    VMFORK_TRY(decoded, ReadManifest(base->directory));
+    if (!EqualDigests(decoded.id, base->id))
+      return Invalid(base->directory + " is no longer the snapshot to save on");
   }
   return {};
 }
 
+std::vector<BaseReference> ReferTo(const LayerPlan& plan, const std::string& directory) {
+  std::vector<BaseReference> references;
+  for (const auto& base : plan.bases) {
+    const std::filesystem::path path(base->directory);
+    references.push_back({base->id, path.lexically_relative(directory).string(), path.string()});
+  }
+  return references;
+}
+
 }  // namespace
 
-Result<void> Snapshot::Save(const std::string& directory, const std::string& metadata) const {
-  if (::access(directory.c_str(), F_OK) == 0) return FailErrno(EEXIST, "save snapshot", directory);
-  VMFORK_TRY(pending, PendingDirectory::Create(directory));
-  VMFORK_CHECK(pending.AddFile(kMemoryName, [this](int fd) -> Result<void> {
-    if (::ftruncate(fd, static_cast<off_t>(image_->Size())) != 0)
-      return FailErrno("ftruncate", "memory");
-    VMFORK_TRY(view, PrivateView::Map(image_));
-    return WriteSparse(fd, std::span(view.Data(), view.Size()), 0);
+Result<std::shared_ptr<const SavedFiles>> Snapshot::OnDisk(const char* operation) const {
+  std::lock_guard lock(files_mutex_);
+  if (files_ != nullptr) return files_;
+  return Fail(ErrorCode::kState, operation, "it is not on disk: save it first");
+}
+
+Result<LayerPlan> Snapshot::Plan(const SaveOptions& options) const {
+  std::shared_ptr<const Image> base_image;
+  SavedMemory base;
+  if (options.base != nullptr) {
+    VMFORK_TRY(files, options.base->OnDisk("base of a snapshot"));
+    base_image = options.base->GetImage();
+    base = files->memory;
+  } else if (!options.base_directory.empty()) {
+    VMFORK_TRY(directory, RealPath(options.base_directory));
+    VMFORK_TRY(decoded, ReadManifest(directory));
+    VMFORK_TRY(memory, OpenSavedMemory(directory, decoded));
+    base = std::move(memory);
+    base_image = base.image;
+  } else {
+    return PlanWhole(*image_);
+  }
+  if (base_image->Size() != image_->Size()) {
+    return Fail(ErrorCode::kSnapshotIncompatible, "save snapshot",
+                "the base has " + std::to_string(base_image->Size()) +
+                    " bytes of memory, this snapshot " + std::to_string(image_->Size()));
+  }
+  VMFORK_TRY(plan, PlanDifference(*image_, *base_image, base));
+  return plan ? std::move(*plan) : PlanWhole(*image_);
+}
+
+Result<SavedFiles> Snapshot::Write(PendingDirectory& pending, const LayerPlan& plan,
+                                   const SaveOptions& options, const std::string& directory,
+                                   uint64_t& memory_bytes) const {
+  Manifest manifest;
+  manifest.memory_bytes = image_->Size();
+  manifest.extents = plan.extents;
+  manifest.bases = ReferTo(plan, directory);
+  VMFORK_CHECK(pending.AddFile(kMemoryName, [&](int fd) -> Result<void> {
+    VMFORK_TRY(digests, WriteMemory(fd, *image_, plan.extents, memory_bytes));
+    manifest.memory_digests = std::move(digests);
+    return {};
   }));
+  SavedFiles files;
   for (size_t i = 0; i < kMediaSlots; ++i) {
     const auto& medium = state_.config.media[i].medium;
     if (medium == nullptr || !medium->IsWritable()) continue;
-    VMFORK_CHECK(pending.AddFile(ScratchName(i), [&medium](int fd) { return medium->CopyTo(fd); }));
+    const PageRun whole = WholeDisk(medium->SizeBytes());
+    VMFORK_CHECK(pending.AddFile(DiskName(i), [&](int fd) -> Result<void> {
+      VMFORK_CHECK(medium->CopyTo(fd));
+      VMFORK_TRY(digests, DigestFile(fd, std::span(&whole, 1)));
+      manifest.disks[i] = {medium->SizeBytes(), std::move(digests)};
+      return {};
+    }));
+    VMFORK_TRY(file, OpenSized(pending.Path() + DiskName(i), medium->SizeBytes()));
+    files.disks[i] = {std::move(file), manifest.disks[i]};
   }
-  const std::vector<std::byte> blob = EncodeMachineState(state_, metadata);
+  const std::vector<std::byte> blob = EncodeMachineState(state_, options.metadata);
   VMFORK_CHECK(pending.AddFile(kStateName, [&blob](int fd) { return WriteFully(fd, blob, 0); }));
-  return pending.Publish();
+  manifest.state_bytes = blob.size();
+  manifest.state_digest = Sha256::Of(blob);
+  const EncodedManifest encoded = EncodeManifest(manifest, options.key);
+  VMFORK_CHECK(pending.AddFile(kManifestName,
+                               [&encoded](int fd) { return WriteFully(fd, encoded.bytes, 0); }));
+
+  VMFORK_TRY(file, OpenSized(pending.Path() + kMemoryName, manifest.memory_bytes));
+  std::vector<std::shared_ptr<const SavedLayer>> layers = plan.bases;
+  layers.insert(layers.begin(), std::make_shared<const SavedLayer>(
+                                    SavedLayer{encoded.id, directory, std::move(file),
+                                               manifest.RunsOf(0), manifest.memory_digests}));
+  VMFORK_TRY(memory,
+             AssembleSavedMemory(std::move(layers), manifest.extents, manifest.memory_bytes));
+  files.memory = std::move(memory);
+  return files;
 }
 
-Result<std::shared_ptr<Snapshot>> Snapshot::Load(Engine& engine, const std::string& directory) {
-  VMFORK_TRY(state_file, File::OpenReadOnly(directory + kStateName, ErrorCode::kSnapshotInvalid));
-  VMFORK_TRY(blob, state_file->ReadAll());
-  VMFORK_TRY(decoded, DecodeMachineState(blob));
+Result<SaveReport> Snapshot::Save(const std::string& directory, const SaveOptions& options) const {
+  if (::access(directory.c_str(), F_OK) == 0) return FailErrno(EEXIST, "save snapshot", directory);
+  VMFORK_TRY(real_directory, RealPath(directory));
+  VMFORK_TRY(plan, Plan(options));
+  VMFORK_CHECK(CheckBases(plan));
+  VMFORK_TRY(pending, PendingDirectory::Create(real_directory));
+  uint64_t memory_bytes = 0;
+  VMFORK_TRY(written, Write(pending, plan, options, real_directory, memory_bytes));
+  VMFORK_CHECK(pending.Publish());
+  auto files = std::make_shared<const SavedFiles>(std::move(written));
+  std::lock_guard lock(files_mutex_);
+  files_ = files;
+  return SaveReport{DigestText(files->Own().id), files->memory.layers.size(), memory_bytes};
+}
+
+Result<std::shared_ptr<Snapshot>> Snapshot::Load(Engine& engine, const std::string& directory,
+                                                 const LoadOptions& options) {
+  VMFORK_TRY(real_directory, RealPath(directory));
+  VMFORK_TRY(decoded_manifest, ReadManifest(real_directory, options.key));
+  const Manifest& manifest = decoded_manifest.manifest;
+  VMFORK_TRY(decoded, ReadState(real_directory, manifest));
   VMFORK_CHECK(CheckHost(engine, decoded.state));
-  VMFORK_CHECK(OpenMedia(engine, directory, decoded));
-  VMFORK_TRY(memory_file, File::OpenReadOnly(directory + kMemoryName, ErrorCode::kSnapshotInvalid));
-  const uint64_t size = decoded.state.config.memory_bytes;
-  if (memory_file->Size() != size) {
-    return Fail(ErrorCode::kSnapshotInvalid, "load snapshot",
-                "memory has " + std::to_string(memory_file->Size()) + " bytes instead of " +
-                    std::to_string(size));
+  VMFORK_CHECK(OpenMedia(engine, real_directory, manifest, decoded));
+  VMFORK_TRY(files, OpenSavedFiles(real_directory, decoded_manifest));
+  if (const std::string path = real_directory + kWorkingSetName;
+      options.prefetch && ::access(path.c_str(), F_OK) == 0) {
+    VMFORK_TRY(bytes, ReadSmallFile(path, kMaxWorkingSetBytes));
+    VMFORK_TRY(runs, DecodeWorkingSet(bytes, decoded_manifest.id, manifest.memory_bytes));
+    VMFORK_CHECK(Prefetch(*files.memory.image, runs));
   }
-  UniqueFd fd(::fcntl(memory_file->Get(), F_DUPFD_CLOEXEC, 0));
-  if (!fd.IsValid()) return FailErrno("fcntl", "F_DUPFD_CLOEXEC");
-  auto file = std::make_shared<const UniqueFd>(std::move(fd));
-  VMFORK_TRY(image, Image::Make(size, {{0, size, std::move(file), 0}}));
-  return std::make_shared<Snapshot>(std::move(image), std::move(decoded.state),
-                                    std::move(decoded.metadata));
+  auto snapshot = std::make_shared<Snapshot>(files.memory.image, std::move(decoded.state),
+                                             std::move(decoded.metadata));
+  snapshot->files_ = std::make_shared<const SavedFiles>(std::move(files));
+  return snapshot;
+}
+
+Result<uint64_t> Snapshot::Verify(uint64_t position) const {
+  VMFORK_TRY(files, OnDisk("verify snapshot"));
+  return VerifyPart(*files, position);
+}
+
+Result<void> Snapshot::RecordWorkingSet(std::span<const PageRun> runs) const {
+  VMFORK_TRY(files, OnDisk("record working set"));
+  if (!AreRunsPlausible(runs, image_->Size()))
+    return Fail(ErrorCode::kState, "record working set", "the runs are not of this memory");
+  return PublishFile(files->Own().directory + kWorkingSetName,
+                     EncodeWorkingSet(runs, files->Own().id));
 }
 
 }  // namespace vmfork

@@ -1,16 +1,44 @@
 // Snapshot: a frozen VM. Immutable, shared by all its clones, usable from any thread.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "memory/image.h"
+#include "memory/page_scan.h"
 #include "snapshot/machine_state.h"
+#include "snapshot/saved_files.h"
 #include "vm/engine.h"
 
 namespace vmfork {
+
+class Snapshot;
+
+struct SaveOptions {
+  std::string metadata;
+  // A snapshot of the same size of memory that is on disk, itself or by its directory: only what
+  // differs from it is written. Neither: everything is.
+  std::shared_ptr<const Snapshot> base;
+  std::string base_directory;
+  std::vector<std::byte> key;  // empty: not authenticated
+};
+
+struct SaveReport {
+  std::string id;             // of the directory's manifest
+  size_t layers = 1;          // directories that it consists of
+  uint64_t memory_bytes = 0;  // of RAM that were written, without zeros
+};
+
+struct LoadOptions {
+  std::vector<std::byte> key;  // not empty: what was not saved with it is refused
+  bool prefetch = false;       // have the recorded working set read ahead, when there is one
+};
 
 class Snapshot {
  public:
@@ -21,17 +49,37 @@ class Snapshot {
   const MachineState& State() const { return state_; }
   const std::string& Metadata() const { return metadata_; }
 
-  // Writes memory, state and metadata into `directory`, which must not exist, by way of a temporary
-  // sibling and a rename. Blocks for as long as the disk takes. Errors: kSystem.
-  Result<void> Save(const std::string& directory, const std::string& metadata) const;
+  // Writes memory, state and manifest into `directory`, which must not exist, by way of a temporary
+  // sibling and a rename. Blocks for as long as the disk takes. Errors: kSystem, kState (the base
+  // is not on disk), kSnapshotIncompatible (it has another size of memory), kSnapshotInvalid (it is
+  // damaged).
+  Result<SaveReport> Save(const std::string& directory, const SaveOptions& options) const;
   // Maps what Save() wrote; memory is read as it is touched. Errors: kSnapshotInvalid,
   // kSnapshotIncompatible (says what differs), kSystem.
-  static Result<std::shared_ptr<Snapshot>> Load(Engine& engine, const std::string& directory);
+  static Result<std::shared_ptr<Snapshot>> Load(Engine& engine, const std::string& directory,
+                                                const LoadOptions& options);
+
+  // Reads a part of what is on disk, of the whole chain, and compares it with its digests. Returns
+  // where to go on, 0 at the end. Errors: kState (it is not on disk), kSnapshotInvalid (names file
+  // and offset), kSystem.
+  Result<uint64_t> Verify(uint64_t position) const;
+  // Keeps the parts of RAM that a clone touched beside the saved files. Errors: kState (it is not
+  // on disk), kSystem.
+  Result<void> RecordWorkingSet(std::span<const PageRun> runs) const;
 
  private:
+  // The files of the last save, or those it was loaded from. Error: kState.
+  Result<std::shared_ptr<const SavedFiles>> OnDisk(const char* operation) const;
+  Result<LayerPlan> Plan(const SaveOptions& options) const;
+  Result<SavedFiles> Write(PendingDirectory& pending, const LayerPlan& plan,
+                           const SaveOptions& options, const std::string& directory,
+                           uint64_t& memory_bytes) const;
+
   std::shared_ptr<const Image> image_;
   MachineState state_;
   std::string metadata_;
+  mutable std::mutex files_mutex_;  // guards the next one
+  mutable std::shared_ptr<const SavedFiles> files_;
 };
 
 }  // namespace vmfork

@@ -13,6 +13,7 @@ import {
   type NativeEvent,
   type NativeForkOptions,
   type NativeHostInfo,
+  type NativeLoadOptions,
   type NativeSnapshot,
   type NativeVm,
 } from '../native.js';
@@ -124,9 +125,9 @@ export class Engine {
   }
 
   /** @internal */
-  async load(directory: string): Promise<NativeSnapshot> {
+  async load(directory: string, options: NativeLoadOptions): Promise<NativeSnapshot> {
     this.#assertOpen();
-    return this.#native.load(directory).catch(rethrow);
+    return this.#native.load(directory, options).catch(rethrow);
   }
 
   /** @internal The VM is no more; what still comes for it is dropped. */

@@ -1,8 +1,7 @@
 // Snapshots and the clones forked from them: two classes in one file because each makes the other.
 
-import { resolve } from 'node:path';
 import { forkChannel } from '../diagnostics.js';
-import { fromNative, VmforkError } from '../errors.js';
+import { VmforkError } from '../errors.js';
 import { type FirstRelease, prepareRelease } from '../exec/release.js';
 import type { Tunnel } from '../exec/tunnel.js';
 import type { Charge } from '../memshare/budget.js';
@@ -22,17 +21,23 @@ import {
 } from '../options.js';
 import { linkSignals, throwIfAborted, type WaitOptions } from '../waiting.js';
 import { Engine } from './engine.js';
-import { type Forked, type ForkPlan, forkMachine } from './forking.js';
+import { type Forked, type ForkPlan, forkMachine, type Origin } from './forking.js';
 import { isOver } from './lifecycle.js';
 import type { Machine } from './machine.js';
-import {
-  createMetadata,
-  parseMetadata,
-  type SnapshotMetadata,
-  serializeMetadata,
-} from './metadata.js';
+import { createMetadata, type SnapshotMetadata } from './metadata.js';
 import { type RaceOptions, type Runner, race, type Winner } from './race.js';
+import {
+  LOAD_OPTIONS,
+  type LoadOptions,
+  loadSnapshot,
+  type SavedSnapshot,
+  type SaveOptions,
+  saveOptions,
+  saveSnapshot,
+  verifySnapshot,
+} from './saved-snapshot.js';
 import type { CloneScope } from './scope.js';
+import type { Timing } from './stage-clock.js';
 import type { CachedOptions } from './template-cache.js';
 import { Vm, type VmParts } from './vm.js';
 
@@ -49,6 +54,7 @@ export class Snapshot {
   readonly #engine: Engine;
   readonly #native: NativeSnapshot;
   readonly #source: WeakRef<Vm> | null;
+  readonly #timings: readonly Timing[];
   readonly #scope: CloneScope | null;
   readonly #children = new Set<Clone>();
   #destroyed = false;
@@ -59,32 +65,27 @@ export class Snapshot {
     native: NativeSnapshot,
     metadata: SnapshotMetadata,
     source: Vm | null = null,
+    timings: readonly Timing[] = [],
   ) {
     this.#engine = engine;
     this.#native = native;
     this.metadata = metadata;
     this.#source = source && new WeakRef(source);
+    this.#timings = timings;
     this.#scope = source instanceof Clone ? source.scope : null;
     finalizer.register(this, native, this);
   }
 
   /**
-   * Maps a saved snapshot; its memory is read as it is touched. Rejects with `VMF_SNAPSHOT_INVALID` when it is damaged and
-   * `VMF_SNAPSHOT_INCOMPATIBLE` when it was made for another host or version; the message says what does not fit.
+   * Maps a saved snapshot and its bases; memory is read as it is touched, and checked only by {@link verify}. Rejects with
+   * `VMF_SNAPSHOT_INVALID` when it is damaged, incomplete or not saved with `key`, and `VMF_SNAPSHOT_INCOMPATIBLE` when it
+   * was made for another host, version or guest; the message says what does not fit.
    */
-  static async load(
-    directory: string,
-    options: { engine?: Engine | undefined } = {},
-  ): Promise<Snapshot> {
-    checkOptions('load', ENGINE_OPTION, options);
+  static async load(directory: string, options: LoadOptions = {}): Promise<Snapshot> {
+    checkOptions('load', { ...LOAD_OPTIONS, ...ENGINE_OPTION }, options);
     const engine = options.engine ?? Engine.default();
-    const native = await engine.load(resolve(directory));
-    try {
-      return new Snapshot(engine, native, parseMetadata(native.metadata()));
-    } catch (error) {
-      native.close();
-      throw fromNative(error);
-    }
+    const { native, metadata } = await loadSnapshot(engine, directory, options);
+    return new Snapshot(engine, native, metadata);
   }
 
   /** A snapshot of a freshly booted guest, kept on disk from one run to the next: boots only when none fits. */
@@ -92,6 +93,11 @@ export class Snapshot {
     // Booting builds on this class, so it is loaded when it is wanted.
     const { cachedSnapshot } = await import('./template-cache.js');
     return cachedSnapshot(options);
+  }
+
+  /** @internal What forks are made of. */
+  get origin(): Origin {
+    return { engine: this.#engine, native: this.#open(), metadata: this.metadata };
   }
 
   /** Sizes, bytes, and what it was made on. */
@@ -108,6 +114,14 @@ export class Snapshot {
   get source(): Vm | null {
     const source = this.#source?.deref();
     return source && !isOver(source.state) ? source : null;
+  }
+
+  /**
+   * Nanoseconds per stage of the freezing: the source's guest came to rest in `quiesce` and stood still during `pause`,
+   * `capture` and `resume`. Empty for a loaded snapshot.
+   */
+  timings(): Timing[] {
+    return this.#timings.map((timing) => ({ ...timing }));
   }
 
   /** The clones that were forked from it and live. */
@@ -179,12 +193,29 @@ export class Snapshot {
     return given.keepWinner ? winner : winner.value;
   }
 
-  /** Writes the snapshot into a new directory, atomically. Rejects with `VMF_SYSTEM`, also when the directory exists. */
-  async save(directory: string): Promise<void> {
+  /**
+   * Writes the snapshot into a new directory, atomically: all of it, or with `base` only what differs. Rejects with
+   * `VMF_SYSTEM`, also when the directory exists, and with `VMF_STATE` when the base is not on disk.
+   */
+  async save(directory: string, options: SaveOptions = {}): Promise<SavedSnapshot> {
+    checkOptions(
+      'save',
+      saveOptions((value) => value instanceof Snapshot),
+      options,
+    );
+    const { base, key } = options;
     const native = this.#open();
-    await native.save(resolve(directory), serializeMetadata(this.metadata)).catch((error) => {
-      throw fromNative(error);
-    });
+    const nativeBase = base instanceof Snapshot ? base.#open() : base;
+    return saveSnapshot(native, directory, this.metadata, { base: nativeBase, key });
+  }
+
+  /**
+   * Reads all memory and disks that are on disk, of the bases too, and compares them with their digests. Rejects with
+   * `VMF_SNAPSHOT_INVALID`, which names file and offset, and with `VMF_STATE` when the snapshot was neither saved nor loaded.
+   */
+  async verify(options: WaitOptions = {}): Promise<void> {
+    checkOptions('verify', WAIT_OPTIONS, options);
+    await verifySnapshot(this.#open(), options);
   }
 
   /** Lets go of the frozen memory. Clones that live keep their share of it. Idempotent. */
@@ -238,7 +269,7 @@ export class Snapshot {
     const engine = this.#engine;
     try {
       const forked = await engine.forkSlots.run('fork', plan.options.signal, () =>
-        forkMachine({ engine, native: this.#open(), metadata: this.metadata }, plan, charge),
+        forkMachine(this.origin, plan, charge),
       );
       return await this.#handOver(forked, plan.options.scope ?? null);
     } catch (error) {
@@ -335,7 +366,7 @@ export async function takeSnapshot(
   throwIfAborted('snapshot', options.signal);
   machine.assertLegal('snapshot');
   await vm.beforeSnapshot(options);
-  const { native, forkPoints } = await machine.freeze(options);
+  const { native, forkPoints, timings } = await machine.freeze(options);
   const { guest, agent, containment, generation } = vm;
   const metadata = createMetadata({
     guest,
@@ -345,7 +376,7 @@ export async function takeSnapshot(
     forkPoints,
     containment,
   });
-  const snapshot = new Snapshot(machine.engine, native, metadata, vm);
+  const snapshot = new Snapshot(machine.engine, native, metadata, vm, timings);
   try {
     if (vm instanceof Clone) vm.scope?.add(snapshot);
   } catch (error) {

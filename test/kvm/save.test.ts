@@ -125,10 +125,11 @@ describe('refused with the reason', () => {
   });
 
   test('another format version', async () => {
-    const bytes = state();
-    bytes.writeUInt32LE(99, 8);
-    const message = await expectRefused(altered('version', bytes), 'VMF_SNAPSHOT_INCOMPATIBLE');
-    expect(message).toMatch(/99/);
+    const copy = altered('version', state());
+    const manifest = readFileSync(join(copy, 'manifest'));
+    manifest.writeUInt32LE(99, 8);
+    writeFileSync(join(copy, 'manifest'), manifest);
+    expect(await expectRefused(copy, 'VMF_SNAPSHOT_INCOMPATIBLE')).toMatch(/99/);
   });
 
   test('a memory file that is shorter or missing', async () => {

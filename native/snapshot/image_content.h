@@ -1,0 +1,32 @@
+// Reads what images and files hold without mapping it: a read fault would fill the holes of a memfd
+// with pages, and a mapping of a file that somebody shortens ends in SIGBUS.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "memory/image.h"
+#include "memory/page_scan.h"
+
+namespace vmfork {
+
+// Given whole pages, none of them all zero, in ascending order.
+using ContentVisitor =
+    std::function<Result<void>(uint64_t offset, std::span<const std::byte> pages)>;
+
+// The content of a range of a file. What lies beyond its end is zero. Errors: kSystem, the
+// visitor's.
+Result<void> ForEachFileContent(int fd, PageRun range, const ContentVisitor& visit);
+// The content of a range of an image, by RAM offset.
+Result<void> ForEachImageContent(const Image& image, PageRun range, const ContentVisitor& visit);
+
+// The ranges in which two images of one size differ, whole pages. Only where they are not the same
+// part of the same file are they read. Runs that are close together are joined: each run is one
+// more mapping for every clone. Error: kSystem.
+Result<std::vector<PageRun>> FindDifferences(const Image& a, const Image& b);
+
+}  // namespace vmfork
