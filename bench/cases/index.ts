@@ -4,17 +4,23 @@ import type { BenchCase } from '../harness/case.js';
 
 import { attach } from './attach.js';
 import { boot } from './boot.js';
+import { branch } from './branch.js';
 import { container } from './container.js';
+import { density } from './density.js';
 import { exec } from './exec.js';
 import { firstResponse } from './first-response.js';
 import { fork } from './fork.js';
+import { depth, history, live, size } from './growth.js';
 import { hundred } from './hundred.js';
 import { imageBuild } from './image-build.js';
 import { memory } from './memory.js';
 import { micro } from './micro.js';
 import { pageSharing } from './page-sharing.js';
 import { peerQemu } from './peer-qemu.js';
+import { soak } from './soak.js';
+import { storm } from './storm.js';
 import { stream } from './stream.js';
+import { throughput } from './throughput.js';
 import { warmPython } from './warm-python.js';
 
 export const CASES: readonly BenchCase[] = [
@@ -25,6 +31,14 @@ export const CASES: readonly BenchCase[] = [
   exec,
   memory,
   hundred,
+  storm,
+  density,
+  throughput,
+  branch,
+  size,
+  depth,
+  live,
+  history,
   stream,
   imageBuild,
   attach,
@@ -32,4 +46,5 @@ export const CASES: readonly BenchCase[] = [
   pageSharing,
   warmPython,
   peerQemu,
+  soak,
 ];

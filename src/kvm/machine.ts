@@ -13,6 +13,7 @@ import { GuestConsole } from './console.js';
 import type { Engine, VmEventSink } from './engine.js';
 import { assertLegal, isOver, mayGo, type Operation, type VmState } from './lifecycle.js';
 import { Slots } from './slots.js';
+import { StageClock, type Timing } from './stage-clock.js';
 
 /** The port that agents dial (docs/protocol.md). */
 export const CONTROL_PORT = 1024;
@@ -33,6 +34,8 @@ export interface Frozen {
   native: NativeSnapshot;
   /** Names of the fork points at which processes wait. */
   forkPoints: readonly string[];
+  /** Stages of the freezing; the guest stood still in the last three. */
+  timings: readonly Timing[];
 }
 
 /** A file or block device, or a scratch disk of so many bytes (a multiple of 512), which is thrown away with the VM. */
@@ -135,12 +138,14 @@ export class Machine implements VmEventSink {
 
   async #freezeNow(limits: WaitOptions): Promise<Frozen> {
     const session = this.sessionFor('snapshot');
+    const clock = new StageClock();
     this.#go('freezing');
     try {
       await session.quiesce(limits);
       await sleep(ASLEEP_AFTER_MS);
+      clock.mark('quiesce');
       const forkPoints = session.forkPoints.names;
-      return { native: await this.#freezeQuiet(), forkPoints };
+      return { native: await this.#freezeQuiet(clock), forkPoints, timings: clock.stages };
     } finally {
       // Also after a failure: QUIESCE has been sent, so the agent rests or is about to.
       if (!this.#gone) {
@@ -150,13 +155,17 @@ export class Machine implements VmEventSink {
     }
   }
 
-  async #freezeQuiet(): Promise<NativeSnapshot> {
+  async #freezeQuiet(clock: StageClock): Promise<NativeSnapshot> {
     try {
       await this.#native.pause();
+      clock.mark('pause');
       try {
-        return await this.#native.snapshot();
+        const snapshot = await this.#native.snapshot();
+        clock.mark('capture');
+        return snapshot;
       } finally {
         await this.#native.resume();
+        clock.mark('resume');
       }
     } catch (error) {
       throw this.#gone ?? fromNative(error);

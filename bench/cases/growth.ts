@@ -1,0 +1,142 @@
+// Does a fork take longer with more memory, deeper in a tree, among more clones, after more forks? Medians at some points,
+// and the largest over the first: 1 would be perfectly flat.
+
+import { type Clone, Snapshot } from '#src/index.js';
+import { BareFork, forkAndDestroy } from '../harness/bare-fork.js';
+import type { BenchCase, CaseRun } from '../harness/case.js';
+import { msSince, now } from '../harness/clock.js';
+import { guestParameters, MEMORY_MIB, openSnapshot } from './default-guest.js';
+import { forkedMs } from './stages.js';
+
+const SIZES_MIB = [128, 512, 1024, 4096];
+const DEPTHS = [1, 2, 8, 32, 64];
+const LIVE = [1, 10, 100, 300, 1000];
+const HISTORY = [1, 100, 1000, 10_000, 100_000];
+const FORKED_AT_ONCE = 50;
+
+export const size: BenchCase = {
+  name: 'size',
+  summary: `fork time over guest memory of ${SIZES_MIB.join(', ')} MiB`,
+  defaultN: 50,
+  async measure(run) {
+    const points = new Map<number, Snapshot>();
+    try {
+      for (const memoryMiB of SIZES_MIB) {
+        run.progress(`template of ${memoryMiB} MiB: loading, or booting it when none is cached`);
+        points.set(memoryMiB, await Snapshot.cached({ memoryMiB, bootTimeoutMs: 300_000 }));
+      }
+      await interleave(run, points);
+      const first = points.get(MEMORY_MIB) as Snapshot;
+      return { ...guestParameters(first), memory_mib: SIZES_MIB.join(' ') };
+    } finally {
+      for (const snapshot of points.values()) await snapshot.destroy();
+    }
+  },
+};
+
+export const depth: BenchCase = {
+  name: 'depth',
+  summary: `fork time of snapshots ${DEPTHS.join(', ')} forks deep`,
+  defaultN: 50,
+  async measure(run) {
+    await using base = await openSnapshot(run);
+    const points = new Map<number, Snapshot>();
+    try {
+      await growTree(run, base, points);
+      await interleave(run, points);
+      const deepest = points.get(Math.max(...DEPTHS)) as Snapshot;
+      return { ...guestParameters(base), extents: deepest.info.extents };
+    } finally {
+      for (const snapshot of points.values()) await snapshot.destroy();
+    }
+  },
+};
+
+export const live: BenchCase = {
+  name: 'live',
+  summary: `fork time with ${LIVE.join(', ')} clones alive, each of which has answered`,
+  defaultN: 50,
+  async measure(run) {
+    await using snapshot = await openSnapshot(run);
+    const clones: Clone[] = [];
+    try {
+      for (const count of LIVE) {
+        while (clones.length < count) {
+          const missing = Math.min(FORKED_AT_ONCE, count - clones.length);
+          clones.push(...(await snapshot.fork({ count: missing })));
+        }
+        for (let i = 0; i < run.n; i++) await sample(run, count, snapshot);
+        run.progress(`${count} alive`);
+      }
+    } finally {
+      await Promise.all(clones.map((clone) => clone.destroy()));
+    }
+    addGrowth(run, LIVE);
+    return guestParameters(snapshot);
+  },
+};
+
+export const history: BenchCase = {
+  name: 'history',
+  summary: `fork time after ${HISTORY.join(', ')} forks in this process`,
+  defaultN: 50,
+  async measure(run) {
+    await using snapshot = await openSnapshot(run);
+    let done = 0;
+    for (const count of HISTORY) {
+      const missing = count - done;
+      done += await forkAndDestroy(snapshot, (begun) => begun < missing);
+      for (let i = 0; i < run.n; i++) {
+        const start = now();
+        const fork = await BareFork.of(snapshot);
+        run.samples.addMs(metric(count), msSince(start));
+        await fork.answer();
+        await fork.destroy();
+      }
+      run.progress(`${count} forks done`);
+    }
+    addGrowth(run, HISTORY);
+    return guestParameters(snapshot);
+  },
+};
+
+/** Forks of forks; what is on the way to the points is let go of. */
+async function growTree(
+  run: CaseRun,
+  base: Snapshot,
+  points: Map<number, Snapshot>,
+): Promise<void> {
+  let parent = base;
+  for (let level = 1; level <= Math.max(...DEPTHS); level++) {
+    await using clone = await parent.fork();
+    await clone.ping();
+    const child = await clone.snapshot();
+    if (parent !== base && !DEPTHS.includes(level - 1)) await parent.destroy();
+    if (DEPTHS.includes(level)) points.set(level, child);
+    parent = child;
+  }
+  run.progress(`a tree ${Math.max(...DEPTHS)} deep`);
+}
+
+/** The points take turns, so that a machine that gets slower or faster meanwhile does so for all. */
+async function interleave(run: CaseRun, points: ReadonlyMap<number, Snapshot>): Promise<void> {
+  for (const snapshot of points.values()) await (await snapshot.fork()).destroy();
+  for (let i = 0; i < run.n; i++) {
+    for (const [point, snapshot] of points) await sample(run, point, snapshot);
+    if ((i + 1) % 10 === 0) run.progress(`${i + 1} of ${run.n}`);
+  }
+  addGrowth(run, [...points.keys()]);
+}
+
+async function sample(run: CaseRun, point: number, snapshot: Snapshot): Promise<void> {
+  await using clone = await snapshot.fork();
+  await clone.ping();
+  run.samples.addMs(metric(point), forkedMs(clone.timings()));
+}
+
+const metric = (point: number) => `fork_${point}_ms`;
+
+function addGrowth({ samples }: CaseRun, points: readonly number[]): void {
+  const medians = points.map((point) => samples.median(metric(point)));
+  samples.add('growth', 'x', Math.max(...medians) / (medians[0] as number));
+}

@@ -1,0 +1,68 @@
+// A hundred thousand forks leave the process as it was. Most are destroyed as soon as their vCPU runs; in between, and before
+// and after, clones are used as a program would: answered, commanded, branched.
+
+import { readdirSync, readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Snapshot } from '#src/index.js';
+import { forkAndDestroy } from '../harness/bare-fork.js';
+import type { BenchCase } from '../harness/case.js';
+import { guestParameters, openSnapshot } from './default-guest.js';
+
+const ROUNDS = 20;
+const USED_EACH_ROUND = 10;
+// What the first forks leave behind is kept for the next ones: threads' stacks, heap, caches.
+const WARM_UP_FORKS = 2000;
+const SETTLE_MS = 1000;
+
+interface Footprint {
+  fds: number;
+  threads: number;
+  mappings: number;
+  rssBytes: number;
+}
+
+export const soak: BenchCase = {
+  name: 'soak',
+  summary: 'what so many forks leave behind (n = forks)',
+  defaultN: 100_000,
+  async measure(run) {
+    await using snapshot = await openSnapshot(run);
+    await forkAndDestroy(snapshot, (begun) => begun < WARM_UP_FORKS);
+    for (let round = 0; round < ROUNDS; round++) await use(snapshot);
+    const before = await footprint();
+    let forks = 0;
+    for (let round = 1; round <= ROUNDS; round++) {
+      await use(snapshot);
+      forks += await forkAndDestroy(snapshot, (begun) => begun < run.n / ROUNDS);
+      run.progress(`${forks} forks`);
+    }
+    const after = await footprint();
+    run.samples.add('leaked_fds', 'count', after.fds - before.fds);
+    run.samples.add('leaked_threads', 'count', after.threads - before.threads);
+    run.samples.add('leaked_mappings', 'count', after.mappings - before.mappings);
+    const drift = (100 * (after.rssBytes - before.rssBytes)) / before.rssBytes;
+    run.samples.add('rss_drift_percent', '%', drift);
+    return { ...guestParameters(snapshot), forks, rss_before_mib: before.rssBytes / 2 ** 20 };
+  },
+};
+
+async function use(snapshot: Snapshot): Promise<void> {
+  const clones = await snapshot.fork({ count: USED_EACH_ROUND });
+  await Promise.all(clones.map((clone) => clone.ping()));
+  const [first] = clones;
+  await first?.exec(['/usr/bin/true']);
+  const branch = await first?.fork();
+  await Promise.all(clones.map((clone) => clone.destroy()));
+  await branch?.destroy();
+}
+
+async function footprint(): Promise<Footprint> {
+  globalThis.gc?.();
+  await sleep(SETTLE_MS);
+  return {
+    fds: readdirSync('/proc/self/fd').length,
+    threads: readdirSync('/proc/self/task').length,
+    mappings: readFileSync('/proc/self/maps', 'utf8').split('\n').length,
+    rssBytes: process.memoryUsage.rss(),
+  };
+}
