@@ -8,7 +8,13 @@ import type { Charge } from '../memshare/budget.js';
 import type { NativeSnapshot } from '../native.js';
 import type { ForkOptions } from '../options.js';
 import type { Engine } from './engine.js';
-import { checkAcknowledged, FORK_RESUME, type Identity, settleClock } from './identity.js';
+import {
+  checkAcknowledged,
+  FORK_RESUME,
+  type FrozenGuest,
+  type Identity,
+  settleClock,
+} from './identity.js';
 import { Machine } from './machine.js';
 import type { SnapshotMetadata } from './metadata.js';
 import { StageClock, type Timing } from './stage-clock.js';
@@ -47,7 +53,8 @@ export async function forkMachine(origin: Origin, plan: ForkPlan, charge: Charge
   try {
     const session = machine.openControl(metadata);
     const forkPoint = plan.release && expectRelease(session, plan.release);
-    await acknowledge(session, identity, metadata.cid, plan.options);
+    const parent = { cid: metadata.cid, kernel: metadata.agent.kernel };
+    await acknowledge(session, identity, parent, plan.options);
     await forkPoint?.opened;
     clock.mark('acknowledge');
     machine.ready();
@@ -86,13 +93,13 @@ async function makeMachine(
 async function acknowledge(
   session: Session,
   identity: Identity,
-  parentCid: number,
+  parent: FrozenGuest,
   { identityTimeoutMs, signal }: ForkOptions,
 ): Promise<void> {
   const limits = { timeoutMs: identityTimeoutMs ?? DEFAULT_IDENTITY_TIMEOUT_MS, signal };
   try {
     const answer = await session.expectResumed(FORK_RESUME, limits);
-    checkAcknowledged(identity, answer, parentCid);
+    checkAcknowledged(identity, answer, parent);
     await settleClock(session, identity, answer, limits);
   } catch (error) {
     if (!VmforkError.is(error) || error.code === 'VMF_IDENTITY' || error.code === 'VMF_ABORTED') {

@@ -107,21 +107,32 @@ export class IdentityStock {
   }
 }
 
+// Our own kernels say so in their release (CONFIG_LOCALVERSION).
+const OWN_KERNEL = /-vmfork$/;
+
+/** What was frozen: its CID, and the release of its kernel. */
+export interface FrozenGuest {
+  readonly cid: number;
+  readonly kernel: string;
+}
+
 /**
- * Throws `VMF_IDENTITY` when the agent did not apply what it was given. The guest's vsock driver learns its new CID from
- * an interrupt that may come a moment after the answer, so the parent's CID (or none) is no contradiction.
+ * Throws `VMF_IDENTITY` when the agent did not apply what it was given. Our kernel's vsock driver takes its new CID from
+ * the interrupt that comes with the identity, before any program runs. Other kernels keep the CID that they booted with,
+ * or have none.
  */
 export function checkAcknowledged(
   identity: Identity,
   acknowledged: Acknowledgement,
-  parentCid: number,
+  parent: FrozenGuest,
 ): void {
   const generationId = acknowledged.generationId?.toString('hex');
   if (generationId !== identity.generationId) {
     throw new VmforkError('VMF_IDENTITY', `generation id is ${generationId ?? 'missing'}`);
   }
   const cid = acknowledged.cid ?? 0;
-  if (cid !== identity.cid && cid !== parentCid && cid !== 0) {
+  const keepsCid = !OWN_KERNEL.test(parent.kernel) && (cid === parent.cid || cid === 0);
+  if (cid !== identity.cid && !keepsCid) {
     throw new VmforkError('VMF_IDENTITY', `CID is ${cid}, must be ${identity.cid}`);
   }
 }

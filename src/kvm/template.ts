@@ -132,7 +132,7 @@ async function bringUp(
     await session.quiesce();
     const value = 0;
     const answer = await session.resume(value, encodeIdentity(value, identity));
-    checkAcknowledged(identity, answer, identity.cid);
+    checkAcknowledged(identity, answer, { cid: identity.cid, kernel: agent.kernel });
     await settleClock(session, identity, answer, {});
     clock.mark('acknowledge');
     return agent;

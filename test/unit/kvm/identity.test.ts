@@ -89,16 +89,29 @@ describe('checkAcknowledged', () => {
   const generationId = Buffer.from(identity.generationId, 'hex');
   const answer = { generationId, cid: 9, realtimeNs: 0n, boottimeNs: 0n };
 
-  test.each([9, 4, 0, undefined])('takes the clone’s CID, its parent’s or none: %s', (cid) => {
-    expect(() => checkAcknowledged(identity, { ...answer, cid }, 4)).not.toThrow();
+  const own = { cid: 4, kernel: '6.1.99-vmfork' };
+  const brought = { cid: 4, kernel: '6.1.0-42-cloud-amd64' };
+
+  test('takes the clone’s CID', () => {
+    expect(() => checkAcknowledged(identity, answer, own)).not.toThrow();
   });
+
+  test.each([9, 4, 0, undefined])(
+    'from another kernel also its parent’s CID or none: %s',
+    (cid) => {
+      expect(() => checkAcknowledged(identity, { ...answer, cid }, brought)).not.toThrow();
+    },
+  );
 
   test.each([
     ['another generation id', { ...answer, generationId: Buffer.alloc(16) }],
     ['no generation id', { ...answer, generationId: undefined }],
     ['a strange CID', { ...answer, cid: 5 }],
-  ])('refuses %s', (_, wrong) => {
-    expect(() => checkAcknowledged(identity, wrong, 4)).toThrow(
+    ['a strange CID of another kernel', { ...answer, cid: 5 }, brought],
+    ['the parent’s CID', { ...answer, cid: 4 }],
+    ['no CID', { ...answer, cid: undefined }],
+  ])('refuses %s', (_, wrong, parent = own) => {
+    expect(() => checkAcknowledged(identity, wrong, parent)).toThrow(
       expect.objectContaining({ code: 'VMF_IDENTITY' }),
     );
   });
