@@ -1,0 +1,59 @@
+// `vmfork pull | import | images | inspect | rmi` as programs, with a store of their own and a real registry.
+
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { vmfork } from '../../helpers/cli.js';
+import { type Layers, makeLayout, Scratch, skopeo } from '../../helpers/oci/images.js';
+import { Registry } from '../../helpers/oci/registry.js';
+
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
+
+const scratch = new Scratch();
+let layers: Layers;
+let registry: Registry;
+let pulled: string;
+
+beforeAll(async () => {
+  vi.stubEnv('VMFORK_CACHE_DIR', scratch.file('cache'));
+  vi.stubEnv('DOCKER_CONFIG', scratch.file('no-docker-config'));
+  layers = makeLayout(scratch, 'layout');
+  registry = await Registry.start(scratch, 'registry');
+  pulled = `${registry.host}/app:v1`;
+  await skopeo(`oci:${scratch.file('layout')}:v1`, `docker://${pulled}`, '--dest-tls-verify=false');
+});
+afterAll(async () => {
+  await registry?.stop();
+  vi.unstubAllEnvs();
+  scratch.remove();
+});
+
+/** Runs it with --json and reads the one document. */
+async function document(...args: string[]): Promise<unknown> {
+  const { code, stdout, stderr } = await vmfork([...args, '--json']);
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  return JSON.parse(stdout);
+}
+
+test('an image is pulled and imported, listed, inspected and removed', async () => {
+  const { code, stdout, stderr } = await vmfork(['pull', pulled]);
+  expect({ code, stdout }).toEqual({ code: 0, stdout: expect.stringContaining('sha256:') });
+  // Plain lines where there is no terminal, and a control sequence in none.
+  expect(stderr).not.toContain('\x1b');
+  const imported = await document('import', scratch.file('layout'), '--reference', 'mine:v2');
+  expect(imported).toMatchObject({ reference: 'docker.io/library/mine:v2' });
+  const { stdout: table } = await vmfork(['images']);
+  expect(table).toMatch(/^IMAGE.*\n(.*\n)*mine:v2 /);
+  expect(table).toContain(pulled);
+  const { stdout: shown } = await vmfork(['inspect', 'mine:v2']);
+  expect(JSON.parse(shown).config.rootfs.diff_ids).toEqual(layers.diffIds);
+  expect(await document('rmi', pulled, 'mine:v2')).toMatchObject({ removed: [pulled, 'mine:v2'] });
+  expect(await document('images')).toEqual([]);
+});
+
+test('what cannot be pulled or imported is told by its code', async () => {
+  const missing = await vmfork(['pull', `${registry.host}/nothing`]);
+  expect(missing.code).toBe(1);
+  expect(missing.stderr).toContain('VMF_IMAGE_NOT_FOUND');
+  const nowhere = await vmfork(['import', scratch.file('nowhere')]);
+  expect(nowhere.code).toBe(1);
+  expect(nowhere.stderr).toMatch(/VMF_/);
+});
