@@ -190,15 +190,17 @@ TEST(SavedSnapshotLoadsAndRuns) {
   EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
   EXPECT_TRUE((*vm)->Pause().has_value());
   auto snapshot = (*vm)->Freeze();
-  EXPECT_TRUE((*snapshot)->Save(path, "{}").has_value());
-  EXPECT_FALSE((*snapshot)->Save(path, "{}").has_value());
-  auto loaded = Snapshot::Load(*engine, path);
+  SaveOptions options;
+  options.metadata = "{}";
+  EXPECT_TRUE((*snapshot)->Save(path, options).has_value());
+  EXPECT_FALSE((*snapshot)->Save(path, options).has_value());
+  auto loaded = Snapshot::Load(*engine, path, {});
   EXPECT_TRUE(loaded.has_value());
   EXPECT_EQ((*loaded)->Metadata(), "{}");
   auto clone = Vm::Fork(engine, *loaded, {}, std::make_shared<Observer>());
   EXPECT_TRUE(clone.has_value() && WaitForConsole(**clone, "01234567"));
   EXPECT_EQ(::truncate((path + "/memory").c_str(), 4096), 0);
-  EXPECT_TRUE(Snapshot::Load(*engine, path).error().code == ErrorCode::kSnapshotInvalid);
+  EXPECT_TRUE(Snapshot::Load(*engine, path, {}).error().code == ErrorCode::kSnapshotInvalid);
   clone = Fail(ErrorCode::kGone, "");  // before its memory's file goes
   std::filesystem::remove_all(directory);
 }
