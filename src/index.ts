@@ -13,7 +13,15 @@ export type { ExecResult } from './exec/exec.js';
 export type { AgentInfo } from './exec/messages.js';
 export { ConnectionListener } from './exec/sockets.js';
 export { Tunnel } from './exec/tunnel.js';
+export { Clone } from './kvm/clone.js';
 export { GuestConsole } from './kvm/console.js';
+export type {
+  DiffOptions,
+  FileDifference,
+  PageDifference,
+  PageRange,
+  VmDifference,
+} from './kvm/diff.js';
 export { Engine, probeHost } from './kvm/engine.js';
 export { buildGuest, findGuest, type Guest } from './kvm/guest.js';
 export type { Identity } from './kvm/identity.js';
@@ -22,7 +30,7 @@ export type { SnapshotMetadata } from './kvm/metadata.js';
 export type { RaceOptions, Runner } from './kvm/race.js';
 export type { LoadOptions, SavedSnapshot, SaveOptions } from './kvm/saved-snapshot.js';
 export { CloneScope, type ScopeMember } from './kvm/scope.js';
-export { Clone, Snapshot } from './kvm/snapshot.js';
+export { Snapshot } from './kvm/snapshot.js';
 export type { Timing } from './kvm/stage-clock.js';
 export { Template } from './kvm/template.js';
 export { Vm } from './kvm/vm.js';

@@ -108,6 +108,10 @@ export interface NativeVm {
   /** The newest console output, at most `consoleBytes`. */
   consoleTail(): Uint8Array;
   memory(): Promise<NativeMemory>;
+  /** Pairs of offset and length, bytes, sorted: guest memory that this VM has written since its fork or last snapshot. */
+  ownedRanges(): Promise<BigUint64Array>;
+  /** The same for all guest memory that it has touched; where the host maps neighbours of a page that is read, they count. */
+  touchedRanges(): Promise<BigUint64Array>;
   /** A few thousand RIP samples of vCPU 0 for boot profiling (developer tool). */
   sampleRip(count: number, intervalUs: number): Promise<BigUint64Array>;
   /** Ends the VM; resolves when its threads are gone and its memory is unmapped. Idempotent. */

@@ -284,6 +284,13 @@ export const FORK_OPTIONS: Rules = {
   scope: object('a CloneScope', (value) => 'track' in value),
   signal,
 };
+export const DIFF_OPTIONS: Rules = {
+  ...WAIT_OPTIONS,
+  path: {
+    accepts: 'an absolute path without NUL',
+    test: (value) => isText(value) && isAbsolute(value as string),
+  },
+};
 export const RACE_OPTIONS: Rules = { ...FORK_OPTIONS, keepWinner: boolean };
 export const ENGINE_OPTIONS: Rules = {
   memoryBudgetMiB: integer(1, 2 ** 24),

@@ -1,8 +1,9 @@
 // `vmfork demo`: forks twenty machines from one frozen Linux, lets each run a command, and shows that they are twenty.
 
 import { cpus, release } from 'node:os';
+import type { Clone } from '../kvm/clone.js';
 import { probeHost } from '../kvm/engine.js';
-import type { Clone, Snapshot } from '../kvm/snapshot.js';
+import type { Snapshot } from '../kvm/snapshot.js';
 import { describeDemo } from './demo-report.js';
 import { type ReadySnapshot, readySnapshot, withEngine } from './engine.js';
 import { EXIT } from './exit-codes.js';

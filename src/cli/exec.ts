@@ -2,7 +2,7 @@
 
 import { exitCodeOf } from '../container/process.js';
 import { DEFAULT_ENV } from '../exec/command.js';
-import type { Clone } from '../kvm/snapshot.js';
+import type { Clone } from '../kvm/clone.js';
 import type { SpawnOptions } from '../options.js';
 import { readySnapshot, withEngine } from './engine.js';
 import { reportFailure } from './failure.js';

@@ -2,8 +2,9 @@
 
 import type { StartOptions } from '../container/runtime.js';
 import { findWarmed } from '../container/warmed.js';
+import type { Clone } from '../kvm/clone.js';
 import type { Engine } from '../kvm/engine.js';
-import type { Clone, Snapshot } from '../kvm/snapshot.js';
+import type { Snapshot } from '../kvm/snapshot.js';
 import type { StoredImage } from '../oci/image.js';
 import { findImage, prepareRootfs } from '../oci/prepare.js';
 import { ImageStore } from '../oci/store.js';

@@ -47,6 +47,7 @@ export const OPERATIONS = {
   writeFile: AWAKE,
   listen: ALIVE,
   memory: ALIVE,
+  diff: AWAKE,
   attachDisk: ALIVE,
   detachDisk: ALIVE,
   pause: ['running'],

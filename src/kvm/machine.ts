@@ -233,6 +233,22 @@ export class Machine implements VmEventSink {
     });
   }
 
+  /** Pairs of offset and length of the guest memory that it owns. */
+  async ownedRanges(): Promise<BigUint64Array> {
+    this.assertLegal('diff');
+    return this.#native.ownedRanges().catch((error) => {
+      throw this.#gone ?? fromNative(error);
+    });
+  }
+
+  /** Pairs of offset and length of the guest memory that it has touched. */
+  async touchedRanges(): Promise<BigUint64Array> {
+    this.assertLegal('memory');
+    return this.#native.touchedRanges().catch((error) => {
+      throw this.#gone ?? fromNative(error);
+    });
+  }
+
   /** Ends it. Idempotent; resolves when its threads are gone and its memory is unmapped. */
   async destroy(): Promise<void> {
     if (this.#state !== 'destroyed') {

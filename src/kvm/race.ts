@@ -3,7 +3,8 @@
 import { VmforkError } from '../errors.js';
 import type { ForkOptions } from '../options.js';
 import { abortedError, linkSignals, throwIfAborted, withLimits } from '../waiting.js';
-import type { Clone, Snapshot } from './snapshot.js';
+import type { Clone } from './clone.js';
+import type { Snapshot } from './snapshot.js';
 
 /** Options of `snapshot.race()`. */
 export interface RaceOptions extends ForkOptions {

@@ -1,9 +1,8 @@
-// Snapshots and the clones forked from them: two classes in one file because each makes the other.
+// Snapshots: frozen VMs, forked into clones any number of times.
 
 import { forkChannel } from '../diagnostics.js';
 import { VmforkError } from '../errors.js';
 import { type FirstRelease, prepareRelease } from '../exec/release.js';
-import type { Tunnel } from '../exec/tunnel.js';
 import type { Charge } from '../memshare/budget.js';
 import type { NativeSnapshot, NativeSnapshotInfo } from '../native.js';
 import {
@@ -20,6 +19,7 @@ import {
   WAIT_OPTIONS,
 } from '../options.js';
 import { linkSignals, throwIfAborted, type WaitOptions } from '../waiting.js';
+import { Clone } from './clone.js';
 import { Engine } from './engine.js';
 import { type Forked, type ForkPlan, forkMachine, type Origin } from './forking.js';
 import { isOver } from './lifecycle.js';
@@ -39,7 +39,7 @@ import {
 import type { CloneScope } from './scope.js';
 import type { Timing } from './stage-clock.js';
 import type { CachedOptions } from './template-cache.js';
-import { Vm, type VmParts } from './vm.js';
+import type { Vm } from './vm.js';
 
 const finalizer = new FinalizationRegistry<NativeSnapshot>((native) => {
   process.emitWarning('a snapshot was dropped without destroy(); its memory was freed late', {
@@ -284,7 +284,12 @@ export class Snapshot {
       this.#children.delete(clone);
       scope?.remove(clone);
     };
-    const clone: Clone = new Clone({ ...forked, agent, guest, containment, onOver }, this, scope);
+    const clone: Clone = new Clone(
+      { ...forked, agent, guest, containment, onOver },
+      this,
+      scope,
+      takeSnapshot,
+    );
     this.#children.add(clone);
     try {
       scope?.add(clone);
@@ -295,65 +300,6 @@ export class Snapshot {
     if (forkChannel.hasSubscribers) forkChannel.publish({ vm: clone.id, timings: forked.timings });
     return clone;
   }
-}
-
-/** A VM made by `snapshot.fork()`. */
-export class Clone extends Vm {
-  /** The stream to the process that got the payload of `fork()`, null without one. */
-  readonly forkPoint: Tunnel | null;
-  readonly generation: number;
-  /** It dies with this scope, if any. */
-  readonly scope: CloneScope | null;
-  readonly #parent: WeakRef<Snapshot>;
-  readonly #origin: WeakRef<Vm> | null;
-
-  /** @internal Use `snapshot.fork()`. */
-  constructor(
-    parts: VmParts & { forkPoint: Tunnel | null },
-    parent: Snapshot,
-    scope: CloneScope | null,
-  ) {
-    super(parts);
-    this.forkPoint = parts.forkPoint;
-    this.generation = parent.generation + 1;
-    this.scope = scope;
-    this.#parent = new WeakRef(parent);
-    this.#origin = parent.source && new WeakRef(parent.source);
-  }
-
-  /** The snapshot that it was forked from, null once that is destroyed. */
-  get parent(): Snapshot | null {
-    const parent = this.#parent.deref();
-    return parent && !parent.destroyed ? parent : null;
-  }
-
-  /** The VM whose memory it took over, as long as that lives: the snapshot's source, or what was branched. */
-  get origin(): Vm | null {
-    const origin = this.#origin?.deref();
-    return origin && !isOver(origin.state) ? origin : null;
-  }
-
-  /** Freezes this clone, for a moment; it goes on afterwards. A fork of the result is a fork of a fork. */
-  snapshot(options: WaitOptions = {}): Promise<Snapshot> {
-    return takeSnapshot(this.machine, this, options);
-  }
-
-  /** A branch: a clone of this VM as it is now, which goes on. For more than one at a time `count` is the cheaper way. */
-  fork(options: ForkOptions & { count: number }): Promise<Clone[]>;
-  fork(options?: ForkOptions): Promise<Clone>;
-  fork(options: ForkOptions = {}): Promise<Clone | Clone[]> {
-    return branch(this, options);
-  }
-}
-
-/** Freezes a VM, forks what was frozen, and lets go of it: the clones keep their share. */
-export async function branch(
-  vm: Vm & { snapshot(options: WaitOptions): Promise<Snapshot> },
-  options: ForkOptions,
-): Promise<Clone | Clone[]> {
-  checkOptions('fork', FORK_OPTIONS, options);
-  await using snapshot = await vm.snapshot({ signal: options.signal });
-  return await snapshot.fork(options);
 }
 
 /** Freezes a VM; it goes on afterwards. */

@@ -6,6 +6,8 @@ import type { AgentInfo } from '../exec/messages.js';
 import type { NativeBootOptions } from '../native.js';
 import { BOOT_OPTIONS, type BootOptions, checkOptions, type ForkOptions } from '../options.js';
 import { throwIfAborted, type WaitOptions, watchLimits } from '../waiting.js';
+import { branch } from './branch.js';
+import type { Clone } from './clone.js';
 import { Engine, probeHost } from './engine.js';
 import { commandLine, findGuest } from './guest.js';
 import {
@@ -16,7 +18,7 @@ import {
   settleClock,
 } from './identity.js';
 import { Machine } from './machine.js';
-import { branch, type Clone, ENGINE_OPTION, type Snapshot, takeSnapshot } from './snapshot.js';
+import { ENGINE_OPTION, type Snapshot, takeSnapshot } from './snapshot.js';
 import { StageClock } from './stage-clock.js';
 import { Vm } from './vm.js';
 
