@@ -33,6 +33,16 @@ Napi::Value SamplesToJs(Napi::Env env, const std::vector<uint64_t>& samples) {
   return array;
 }
 
+// Pairs of offset and length, bytes.
+Napi::Value RangesToJs(Napi::Env env, const std::vector<PageRun>& runs) {
+  auto array = Napi::BigUint64Array::New(env, runs.size() * 2);
+  for (size_t i = 0; i < runs.size(); ++i) {
+    array[2 * i] = runs[i].start;
+    array[2 * i + 1] = runs[i].size;
+  }
+  return array;
+}
+
 }  // namespace
 
 void VmObject::Define(Napi::Env env) {
@@ -50,6 +60,8 @@ void VmObject::Define(Napi::Env env) {
                               MethodOf<VmObject, &VmObject::WatchConsole>("watchConsole"),
                               MethodOf<VmObject, &VmObject::ConsoleTail>("consoleTail"),
                               MethodOf<VmObject, &VmObject::Memory>("memory"),
+                              MethodOf<VmObject, &VmObject::OwnedRanges>("ownedRanges"),
+                              MethodOf<VmObject, &VmObject::TouchedRanges>("touchedRanges"),
                               MethodOf<VmObject, &VmObject::SampleRip>("sampleRip"),
                               MethodOf<VmObject, &VmObject::Destroy>("destroy")});
 }
@@ -176,6 +188,14 @@ Napi::Value VmObject::ConsoleTail(const Info& info) {
 
 Napi::Value VmObject::Memory(const Info& info) {
   return RunWithVm(info, [](Vm& vm) { return vm.Memory(); }, MemoryToJs);
+}
+
+Napi::Value VmObject::OwnedRanges(const Info& info) {
+  return RunWithVm(info, [](Vm& vm) { return vm.OwnedPages(); }, RangesToJs);
+}
+
+Napi::Value VmObject::TouchedRanges(const Info& info) {
+  return RunWithVm(info, [](Vm& vm) { return vm.TouchedPages(); }, RangesToJs);
 }
 
 Napi::Value VmObject::SampleRip(const Info& info) {

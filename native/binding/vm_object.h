@@ -45,6 +45,8 @@ class VmObject {
   Napi::Value WatchConsole(const Info& info);
   Napi::Value ConsoleTail(const Info& info);
   Napi::Value Memory(const Info& info);
+  Napi::Value OwnedRanges(const Info& info);
+  Napi::Value TouchedRanges(const Info& info);
   Napi::Value SampleRip(const Info& info);
   Napi::Value Destroy(const Info& info);
 

@@ -317,6 +317,18 @@ Result<MemoryUse> Vm::Memory() const {
                    .owned = counts.owned_bytes};
 }
 
+Result<std::vector<PageRun>> Vm::OwnedPages() const {
+  std::shared_lock lock(machine_mutex_);
+  VMFORK_CHECK(CheckAlive());
+  return FindOwnedPages(std::span(machine_->View().Data(), machine_->View().Size()));
+}
+
+Result<std::vector<PageRun>> Vm::TouchedPages() const {
+  std::shared_lock lock(machine_mutex_);
+  VMFORK_CHECK(CheckAlive());
+  return FindPresentPages(std::span(machine_->View().Data(), machine_->View().Size()));
+}
+
 Result<std::vector<uint64_t>> Vm::SampleRip(uint32_t count, uint32_t interval_us) {
   std::vector<uint64_t> samples;
   for (uint32_t i = 0; i < count; ++i) {

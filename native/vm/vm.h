@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "memory/page_scan.h"
 #include "vm/engine.h"
 #include "vm/options.h"
 #include "vm/snapshot.h"
@@ -65,6 +66,12 @@ class Vm {
   void WatchConsole(bool on);
   std::string ConsoleTail() const;
   Result<MemoryUse> Memory() const;  // *blocks* for some hundred microseconds
+  // The guest's memory that this VM owns, by RAM offset: written since its fork or last snapshot.
+  // *blocks* as long
+  Result<std::vector<PageRun>> OwnedPages() const;
+  // The same for all that it has touched. Where the host maps neighbours of a page that is read,
+  // they count. *blocks* as long
+  Result<std::vector<PageRun>> TouchedPages() const;
   // RIP of vCPU 0, `count` times, `interval_us` apart: where a boot spends its time. *blocks*
   Result<std::vector<uint64_t>> SampleRip(uint32_t count, uint32_t interval_us);
 
