@@ -112,6 +112,11 @@ export interface NativeVm {
   ownedRanges(): Promise<BigUint64Array>;
   /** The same for all guest memory that it has touched; where the host maps neighbours of a page that is read, they count. */
   touchedRanges(): Promise<BigUint64Array>;
+  /**
+   * Back to the moment of the fork, with a new identity, and running: every connection is closed, listeners and disks
+   * attached since are gone, and `takeControlFd()` gives the new control channel. Resolves with the stages.
+   */
+  reset(options: NativeForkOptions): Promise<NativeStage[]>;
   /** A few thousand RIP samples of vCPU 0 for boot profiling (developer tool). */
   sampleRip(count: number, intervalUs: number): Promise<BigUint64Array>;
   /** Ends the VM; resolves when its threads are gone and its memory is unmapped. Idempotent. */

@@ -1,12 +1,20 @@
 // VMs made by forking.
 
 import type { Tunnel } from '../exec/tunnel.js';
-import { checkOptions, DIFF_OPTIONS, type ForkOptions } from '../options.js';
+import {
+  checkOptions,
+  DIFF_OPTIONS,
+  type ForkOptions,
+  RESET_OPTIONS,
+  type ResetOptions,
+} from '../options.js';
 import { throwIfAborted, type WaitOptions } from '../waiting.js';
 import { branch } from './branch.js';
 import { compareFiles, comparePages, type DiffOptions, type VmDifference } from './diff.js';
 import { isOver } from './lifecycle.js';
 import type { Machine } from './machine.js';
+import type { SnapshotMetadata } from './metadata.js';
+import { resetMachine } from './reset.js';
 import type { CloneScope } from './scope.js';
 import type { Snapshot } from './snapshot.js';
 import { Vm, type VmParts } from './vm.js';
@@ -22,6 +30,7 @@ export class Clone extends Vm {
   /** It dies with this scope, if any. */
   readonly scope: CloneScope | null;
   readonly #freeze: Freeze;
+  readonly #metadata: SnapshotMetadata;
   readonly #parent: WeakRef<Snapshot>;
   readonly #origin: WeakRef<Vm> | null;
 
@@ -37,6 +46,7 @@ export class Clone extends Vm {
     this.generation = parent.generation + 1;
     this.scope = scope;
     this.#freeze = freeze;
+    this.#metadata = parent.metadata;
     this.#parent = new WeakRef(parent);
     this.#origin = parent.source && new WeakRef(parent.source);
   }
@@ -66,6 +76,16 @@ export class Clone extends Vm {
   }
 
   /**
+   * Back to the fork point, with a new identity, which it has acknowledged when this resolves; see docs/trees.md. What was
+   * under way rejects with `VMF_RESET`. Rejects as `fork()` does; a clone that does not come back is destroyed.
+   */
+  async reset(options: ResetOptions = {}): Promise<void> {
+    checkOptions('reset', RESET_OPTIONS, options);
+    const renewed = await resetMachine(this.machine, this.#metadata, options);
+    this.renew({ ...renewed, containment: this.#metadata.containment });
+  }
+
+  /**
    * What tells this clone from another one: pages that either has written since its fork or last snapshot, and, when both
    * have a root filesystem attached, files. Reading a whole tree of files takes a few system calls each in the guest.
    */
@@ -84,5 +104,10 @@ export class Clone extends Vm {
       pages: comparePages(here, there),
       files: attached && (await compareFiles(mine, theirs, path, limits)),
     };
+  }
+
+  /** @internal */
+  touchedRanges(): Promise<BigUint64Array> {
+    return this.machine.touchedRanges();
   }
 }

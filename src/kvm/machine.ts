@@ -4,14 +4,14 @@ import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { debug, logChannel, stateChannel } from '../diagnostics.js';
 import { fromNative, isErrorCode, VmforkError } from '../errors.js';
-import { failStream } from '../exec/byte-streams.js';
 import { Session, type SessionPast } from '../exec/session.js';
-import { ConnectionListener, dropFd, socketFromFd } from '../exec/sockets.js';
-import type { NativeMemory, NativeSnapshot, NativeVm } from '../native.js';
-import { Deferred, type WaitOptions, withLimits } from '../waiting.js';
+import { type ConnectionListener, socketFromFd } from '../exec/sockets.js';
+import type { NativeForkOptions, NativeMemory, NativeSnapshot, NativeVm } from '../native.js';
+import { Deferred, type WaitOptions } from '../waiting.js';
 import { GuestConsole } from './console.js';
 import type { Engine, VmEventSink } from './engine.js';
 import { assertLegal, isOver, mayGo, type Operation, type VmState } from './lifecycle.js';
+import { MachinePorts } from './ports.js';
 import { Slots } from './slots.js';
 import { StageClock, type Timing } from './stage-clock.js';
 
@@ -54,8 +54,7 @@ export class Machine implements VmEventSink {
   readonly #engine: Engine;
   readonly #native: NativeVm;
   readonly #onGone: () => void;
-  readonly #listeners = new Map<number, ConnectionListener>();
-  readonly #sockets = new Set<Socket>();
+  readonly #ports: MachinePorts;
   readonly #control = new Deferred<Session>();
   readonly #freezes = new Slots(1);
   #observer: MachineObserver | undefined;
@@ -63,6 +62,7 @@ export class Machine implements VmEventSink {
   #state: VmState = 'starting';
   #gone: VmforkError | undefined;
   #teardown: Promise<void> | undefined;
+  #closedMeanwhile: VmforkError | undefined;
 
   /** `onGone` is called when its threads are gone and its memory is unmapped. */
   constructor(engine: Engine, native: NativeVm, onGone: () => void = () => {}) {
@@ -71,6 +71,7 @@ export class Machine implements VmEventSink {
     this.#onGone = onGone;
     this.id = native.id;
     this.console = new GuestConsole(native);
+    this.#ports = new MachinePorts(native, () => this.#gone);
   }
 
   get engine(): Engine {
@@ -192,38 +193,13 @@ export class Machine implements VmEventSink {
 
   async connect(port: number, limits: WaitOptions): Promise<Socket> {
     this.assertLegal('connect');
-    let wanted = true;
-    const dialled = this.#native.connect(port).then(
-      (fd) => {
-        if (!wanted) dropFd(fd);
-        else return this.#adopt(socketFromFd(fd));
-        throw new VmforkError('VMF_ABORTED', 'connect');
-      },
-      (error) => {
-        throw this.#gone ?? fromNative(error);
-      },
-    );
-    return withLimits('connect', limits, dialled, () => {
-      wanted = false;
-    });
+    return this.#ports.connect(port, limits);
   }
 
   listen(port: number): ConnectionListener {
     this.assertLegal('listen');
-    if (port === CONTROL_PORT || this.#listeners.has(port)) {
-      throw new VmforkError('VMF_OPTIONS', `port ${port} is already in use`);
-    }
-    try {
-      this.#native.listen(port);
-    } catch (error) {
-      throw fromNative(error);
-    }
-    const listener = new ConnectionListener(port, () => {
-      this.#listeners.delete(port);
-      if (!this.#gone) this.#native.unlisten(port);
-    });
-    this.#listeners.set(port, listener);
-    return listener;
+    if (port === CONTROL_PORT) throw new VmforkError('VMF_OPTIONS', `port ${port} is in use`);
+    return this.#ports.listen(port);
   }
 
   async memory(): Promise<NativeMemory> {
@@ -231,6 +207,27 @@ export class Machine implements VmEventSink {
     return this.#native.memory().catch((error) => {
       throw this.#gone ?? fromNative(error);
     });
+  }
+
+  /**
+   * Back to the moment of its fork, and not itself yet: what was under way has failed with `VMF_RESET`. Resolves with the
+   * new channel. When the reset itself fails, the machine runs on as it was.
+   */
+  async rewind(options: NativeForkOptions, past: SessionPast): Promise<Session> {
+    const before = this.sessionFor('reset');
+    this.#go('resetting');
+    try {
+      await this.#native.reset(options);
+    } catch (error) {
+      if (!this.#gone) this.#go('running');
+      if (this.#closedMeanwhile) this.#onSessionClosed(before, this.#closedMeanwhile);
+      throw this.#gone ?? fromNative(error);
+    } finally {
+      this.#closedMeanwhile = undefined;
+    }
+    if (this.#gone) throw this.#gone;
+    this.#failPending(before, new VmforkError('VMF_RESET'));
+    return this.openControl(past);
   }
 
   /** Pairs of offset and length of the guest memory that it owns. */
@@ -271,9 +268,7 @@ export class Machine implements VmEventSink {
       this.#control.resolve(this.#openSession(socketFromFd(fd), null));
       return;
     }
-    const listener = this.#listeners.get(port);
-    if (listener) listener.accept(this.#adopt(socketFromFd(fd)));
-    else dropFd(fd);
+    this.#ports.accept(port, fd);
   }
 
   onConsole(bytes: Uint8Array): void {
@@ -282,27 +277,35 @@ export class Machine implements VmEventSink {
 
   #openSession(socket: Socket, past: SessionPast | null): Session {
     const events = {
-      onClosed: (error: VmforkError) => this.#onSessionClosed(error),
+      onClosed: (error: VmforkError) => this.#onSessionClosed(session, error),
       onLog: (level: number, text: string) => {
         debug('vm %d: agent: %s', this.id, text);
         if (logChannel.hasSubscribers) logChannel.publish({ vm: this.id, level, text });
       },
       onForkPoint: (name: string) => this.#observer?.onForkPoint(name),
     };
-    this.#session = new Session(socket, events, past);
-    return this.#session;
+    const session = new Session(socket, events, past);
+    this.#session = session;
+    return session;
   }
 
-  #onSessionClosed(error: VmforkError): void {
-    if (isOver(this.#state)) return;
-    if (error.code === 'VMF_GONE') setTimeout(() => this.end(error), REASON_GRACE_MS);
-    else this.end(error);
+  #onSessionClosed(session: Session, error: VmforkError): void {
+    const isCurrent = () => session === this.#session && !isOver(this.#state);
+    if (!isCurrent()) return;
+    if (this.#state === 'resetting') {
+      this.#closedMeanwhile = error; // As it must when the reset succeeds.
+      return;
+    }
+    const end = () => {
+      if (isCurrent()) this.end(error);
+    };
+    if (error.code === 'VMF_GONE') setTimeout(end, REASON_GRACE_MS);
+    else end();
   }
 
-  #adopt(socket: Socket): Socket {
-    this.#sockets.add(socket);
-    socket.once('close', () => this.#sockets.delete(socket));
-    return socket;
+  #failPending(session: Session | undefined, error: VmforkError): void {
+    session?.fail(error);
+    this.#ports.end(error);
   }
 
   async #step(through: VmState, to: VmState, work: () => Promise<void>): Promise<void> {
@@ -348,9 +351,7 @@ export class Machine implements VmEventSink {
     );
     this.#teardown.catch(() => {}); // reported by destroy()
     this.#control.reject(gone);
-    this.#session?.fail(gone);
-    for (const listener of [...this.#listeners.values()]) listener.close();
-    for (const socket of this.#sockets) failStream(socket, gone);
+    this.#failPending(this.#session, gone);
     this.#go(to);
     this.#observer?.onExit(gone);
   }

@@ -130,6 +130,14 @@ export async function verifySnapshot(native: NativeSnapshot, limits: WaitOptions
   } while (position !== 0);
 }
 
+/** See `snapshot.recordWorkingSet()`. */
+export async function keepWorkingSet(
+  native: NativeSnapshot,
+  ranges: BigUint64Array,
+): Promise<void> {
+  await native.recordWorkingSet(ranges).catch(rethrow);
+}
+
 function rethrow(error: unknown): never {
   throw fromNative(error);
 }

@@ -27,6 +27,7 @@ import type { Machine } from './machine.js';
 import { createMetadata, type SnapshotMetadata } from './metadata.js';
 import { type RaceOptions, type Runner, race, type Winner } from './race.js';
 import {
+  keepWorkingSet,
   LOAD_OPTIONS,
   type LoadOptions,
   loadSnapshot,
@@ -216,6 +217,17 @@ export class Snapshot {
   async verify(options: WaitOptions = {}): Promise<void> {
     checkOptions('verify', WAIT_OPTIONS, options);
     await verifySnapshot(this.#open(), options);
+  }
+
+  /**
+   * Keeps which memory a clone of this snapshot has touched beside what is on disk, replacing what was recorded before;
+   * `Snapshot.load()` with `prefetch` has it read ahead. Rejects with `VMF_STATE` when the snapshot is not on disk.
+   */
+  async recordWorkingSet(clone: Clone): Promise<void> {
+    const native = this.#open();
+    const isOurs = (value: unknown) => value instanceof Clone && value.parent === this;
+    checkValue('clone', object('a clone of this snapshot', isOurs), clone);
+    await keepWorkingSet(native, await clone.touchedRanges());
   }
 
   /** Lets go of the frozen memory. Clones that live keep their share of it. Idempotent. */
