@@ -1,12 +1,14 @@
 // A real Debian in guests: its interpreters, its package manager, a server; and its files, which clones share on the host.
 // Each program is read from the disk by the guest for the first time, so an interpreted kernel takes seconds for one.
 import { readFileSync } from 'node:fs';
+import { Readable } from 'node:stream';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Clone, PreparedRootfs, Snapshot } from 'vmfork';
 import { debianRootfs } from '../helpers/debian-image.js';
-import { untilLine, warmedSnapshot } from '../helpers/images.js';
-import { eventually } from '../helpers/kvm.js';
+import { bytesOf, untilLine, warmedSnapshot } from '../helpers/images.js';
+import { destroyAll, eventually } from '../helpers/kvm.js';
 import { run } from '../helpers/oci/images.js';
+import { archive } from '../unit/oci/rootfs/tar-maker.js';
 
 const MAKE_TIMEOUT_MS = 600_000;
 const RUN_TIMEOUT_MS = 300_000;
@@ -68,6 +70,36 @@ test(
     await untilLine(tunnel, 'value\r');
     tunnel.destroy();
     await expect(container.stop()).resolves.toMatchObject({ exitCode: 0, signal: null });
+  },
+  RUN_TIMEOUT_MS,
+);
+
+// A container has the agent's socket at a path of its own.
+const WORKER = `client = {'__name__': 'client'}
+exec(open('/srv/fork-point.py').read(), client)
+argv, env, data, stream = client['fork_point']('warm', '/run/vmfork.sock')
+stream.write(b'%a %a %a' % (argv, env, data))
+stream.close()`;
+
+test(
+  'python that waits at a fork point goes on in each clone with its payload',
+  async () => {
+    await using template = await snapshot.fork();
+    const content = readFileSync('examples/fork-point.py');
+    const client = archive({ name: 'fork-point.py', content });
+    await template.copyIn('/srv', Readable.from([client]));
+    template.start({ argv: ['python3', '-c', WORKER], keep: true });
+    await template.waitForForkPoint({ name: 'warm' });
+    await using warm = await template.snapshot();
+    const data = Buffer.from('\0bytes');
+    const payload = (index: number) => ({ argv: [`job ${index}`], env: { A: 'b=c' }, data });
+    const clones = await warm.fork({ count: 2, payload });
+    const answers = await Promise.all(
+      clones.map(async ({ forkPoint }) => forkPoint && String(await bytesOf(forkPoint))),
+    );
+    const rest = "{'A': 'b=c'} b'\\x00bytes'";
+    expect(answers).toEqual([`['job 0'] ${rest}`, `['job 1'] ${rest}`]);
+    await destroyAll(clones);
   },
   RUN_TIMEOUT_MS,
 );

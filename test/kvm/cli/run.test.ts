@@ -30,15 +30,51 @@ describe('run', () => {
   });
 
   test('sets variables, directory, user and entrypoint', async () => {
-    const options = ['-e', 'COLOUR=green', '-w', '/var', '-u', '65534', '--entrypoint', 'sh'];
-    const run = await vmfork(['run', ...options, IMAGE, '-c', 'echo $COLOUR $PWD $(id -u) $$']);
-    expect(run.stdout).toBe('green /var 65534 1\n');
+    const options = [
+      '-e',
+      'COLOUR=green',
+      '-e',
+      'HOME',
+      '-w',
+      '/var',
+      '-u',
+      '65534',
+      '--entrypoint',
+      'sh',
+    ];
+    const line = 'echo $COLOUR $HOME $PWD $(id -u) $$';
+    const run = await vmfork(['run', ...options, IMAGE, '-c', line]);
+    expect(run.stdout).toBe(`green ${process.env.HOME} /var 65534 1\n`);
   });
 
   test('--read-only and --tmpfs', async () => {
     const script = 'touch /x 2>/dev/null || touch /scratch/y && ls /scratch';
     const options = ['--read-only', '--tmpfs', '/scratch:size=1m'];
     expect((await vmfork(['run', ...options, IMAGE, 'sh', '-c', script])).stdout).toBe('y\n');
+  });
+
+  test('--memory and --cpus are the machine’s, --disk is where it writes', async () => {
+    const script =
+      'nproc; free -m | while read -r n t x; do [ $n = Mem: ] && echo $t; done; cat /proc/mounts';
+    const options = ['--memory', '192m', '--cpus', '2', '--disk', '16m'];
+    const { stdout } = await vmfork(['run', ...options, IMAGE, 'sh', '-c', script]);
+    const [processors, mebibytes, ...mounts] = stdout.split('\n');
+    expect(processors).toBe('2');
+    expect(Number(mebibytes)).toBeGreaterThan(128);
+    expect(Number(mebibytes)).toBeLessThan(192);
+    // Only what is thrown away anyway need not be synchronised.
+    expect(mounts).toContainEqual(expect.stringMatching(/^overlay \/ overlay .*volatile/));
+  });
+
+  test('--cap-add, --cap-drop and --privileged', async () => {
+    const script =
+      'while read -r n v; do [ $n = CapEff: ] && echo $v; done </proc/self/status; true';
+    const privileges = async (...options: string[]) =>
+      (await vmfork(['run', ...options, IMAGE, 'sh', '-c', script])).stdout.trim();
+    expect(await privileges('--cap-drop', 'ALL', '--cap-add', 'NET_ADMIN')).toBe(
+      '0000000000001000',
+    );
+    expect(await privileges('--privileged')).toBe('000001ffffffffff');
   });
 
   test.each([

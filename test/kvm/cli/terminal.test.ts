@@ -1,4 +1,4 @@
-// `vmfork exec --tty` on a real terminal: keys, sizes, and the state in which the user's terminal is left.
+// `vmfork exec --tty` and `vmfork run --tty` on a real terminal: keys, sizes, and the state in which the user's terminal is left.
 
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -18,7 +18,7 @@ class User {
   #screen = '';
 
   constructor(...args: string[]) {
-    const command = [process.execPath, program, 'exec', '--tty', ...args];
+    const command = [process.execPath, program, ...args];
     this.#child = spawn(join(buildTestPrograms(), 'terminal'), command);
     this.#child.stdout.on('data', (chunk) => {
       this.#screen += chunk;
@@ -53,7 +53,7 @@ class User {
 }
 
 test('a shell has the size of the terminal, follows it, gets Ctrl-C, and ends with its own exit code', async () => {
-  const user = new User('--', 'sh');
+  const user = new User('exec', '--tty', '--', 'sh');
   user.type('stty size\n');
   await user.sees('25 90');
   user.enlargeWindow();
@@ -71,7 +71,20 @@ test.each([
   ['a command that takes too long', 124, ['--timeout-ms', '2000', '--', 'sleep', '1000']],
   ['a command that is not there', 127, ['--', '/no/such/command']],
 ])('%s leaves the terminal as it was', async (_, code, args) => {
-  const user = new User(...args);
+  const user = new User('exec', '--tty', ...args);
   const left = await user.leaves();
   expect(left).toMatchObject({ code, terminal: 'as it was' });
+});
+
+test('a container has the terminal, too', async () => {
+  const user = new User('run', '-i', '-t', 'busybox', 'sh');
+  user.type('tty; stty size; echo $TERM be""fore\n');
+  await user.sees('xterm before');
+  await user.sees('/dev/pts/0');
+  await user.sees('25 90');
+  user.enlargeWindow();
+  user.type('until stty size | grep 40; do sleep 0.1; done\n');
+  await user.sees('40 100');
+  user.type('exit 6\n');
+  expect(await user.leaves()).toEqual({ code: 6, terminal: 'as it was' });
 });
