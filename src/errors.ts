@@ -176,6 +176,10 @@ export const ERROR_CODES = {
     summary: 'the registry refused the credentials',
     hint: 'log in with `docker login`, or give auth; the account must be allowed to pull this image',
   },
+  VMF_RESET: {
+    summary: 'the clone was reset to its fork point',
+    hint: 'what was under way in it is gone; call again',
+  },
   VMF_ROOTFS: {
     summary: 'the root filesystem cannot be mounted',
     hint: 'the stage names the step and errno the reason: the image may be damaged, or the guest’s kernel lacks its file system',

@@ -79,6 +79,7 @@ export type {
   ForkPayload,
   ForkPointOptions,
   ReadFileOptions,
+  ResetOptions,
   SpawnOptions,
   WriteFileOptions,
 } from './options.js';

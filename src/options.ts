@@ -114,6 +114,12 @@ export interface ForkOptions {
   signal?: AbortSignal | undefined;
 }
 
+/** Options of `clone.reset()`; each as in {@link ForkOptions}. */
+export type ResetOptions = Pick<
+  ForkOptions,
+  'hostname' | 'identityTimeoutMs' | 'consoleBytes' | 'signal'
+>;
+
 /** Options of `new Engine()`. */
 export interface EngineOptions {
   /**
@@ -270,10 +276,14 @@ export const BOOT_OPTIONS: Rules = {
 };
 /** How many clones one call may ask for. */
 export const CLONE_COUNT = integer(1, 10_000);
-export const FORK_OPTIONS: Rules = {
+export const RESET_OPTIONS: Rules = {
   hostname,
   identityTimeoutMs: timeoutMs,
   consoleBytes,
+  signal,
+};
+export const FORK_OPTIONS: Rules = {
+  ...RESET_OPTIONS,
   count: CLONE_COUNT,
   payload: {
     accepts: `${PAYLOAD.accepts}, or a function that returns one`,
@@ -282,7 +292,6 @@ export const FORK_OPTIONS: Rules = {
   onBudget: oneOf('wait', 'refuse'),
   budgetTimeoutMs: timeoutMs,
   scope: object('a CloneScope', (value) => 'track' in value),
-  signal,
 };
 export const DIFF_OPTIONS: Rules = {
   ...WAIT_OPTIONS,

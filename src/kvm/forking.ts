@@ -20,7 +20,7 @@ import type { SnapshotMetadata } from './metadata.js';
 import { StageClock, type Timing } from './stage-clock.js';
 
 const DEFAULT_IDENTITY_TIMEOUT_MS = 30_000;
-const DEFAULT_CONSOLE_BYTES = 64 * 1024;
+export const DEFAULT_CONSOLE_BYTES = 64 * 1024;
 
 /** What is forked. */
 export interface Origin {
@@ -90,11 +90,12 @@ async function makeMachine(
   return machine;
 }
 
-async function acknowledge(
+/** Waits until the guest has applied its identity. Rejects with `VMF_IDENTITY` when it does not. */
+export async function acknowledge(
   session: Session,
   identity: Identity,
   parent: FrozenGuest,
-  { identityTimeoutMs, signal }: ForkOptions,
+  { identityTimeoutMs, signal }: Pick<ForkOptions, 'identityTimeoutMs' | 'signal'>,
 ): Promise<void> {
   const limits = { timeoutMs: identityTimeoutMs ?? DEFAULT_IDENTITY_TIMEOUT_MS, signal };
   try {

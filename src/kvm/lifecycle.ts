@@ -7,13 +7,15 @@ import { VmforkError } from '../errors.js';
 export const TRANSITIONS = {
   /** Booting, or forked and not yet itself. */
   starting: ['running', 'ended', 'destroyed'],
-  running: ['freezing', 'pausing', 'ended', 'destroyed'],
+  running: ['freezing', 'pausing', 'resetting', 'ended', 'destroyed'],
   /** A snapshot is being taken; the guest stands still for a moment, calls wait. */
   freezing: ['running', 'ended', 'destroyed'],
   pausing: ['paused', 'running', 'ended', 'destroyed'],
   /** Its vCPUs stand still. */
   paused: ['resuming', 'ended', 'destroyed'],
   resuming: ['running', 'paused', 'ended', 'destroyed'],
+  /** It goes back to its fork point; what waits on it fails. */
+  resetting: ['running', 'ended', 'destroyed'],
   /** It ended by itself: crash, panic, reboot, broken protocol. */
   ended: ['destroyed'],
   /** It was destroyed by its owner. */
@@ -54,6 +56,7 @@ export const OPERATIONS = {
   resume: ['paused'],
   /** While another is being taken it waits. */
   snapshot: AWAKE,
+  reset: ['running'],
 } as const satisfies Record<string, readonly VmState[]>;
 
 /** An operation with a precondition. */

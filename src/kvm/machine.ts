@@ -198,7 +198,8 @@ export class Machine implements VmEventSink {
 
   listen(port: number): ConnectionListener {
     this.assertLegal('listen');
-    if (port === CONTROL_PORT) throw new VmforkError('VMF_OPTIONS', `port ${port} is in use`);
+    if (port === CONTROL_PORT)
+      throw new VmforkError('VMF_OPTIONS', `port ${port} is already in use`);
     return this.#ports.listen(port);
   }
 

@@ -62,6 +62,8 @@ export interface VmParts {
   onOver?: () => void;
 }
 
+type Renewal = Pick<VmParts, 'identity' | 'timings' | 'containment'>;
+
 interface VmEvents {
   /** It changed its state. */
   state: [to: VmState, from: VmState];
@@ -76,22 +78,21 @@ interface VmEvents {
  * with `VMF_GONE` (its cause says why) when the guest ends; with `VMF_STATE` when docs/lifecycle.md does not allow it now.
  */
 export abstract class Vm extends EventEmitter<VmEvents> {
-  /** Who this guest is; no two have anything of it in common. */
-  readonly identity: Identity;
   /** What the agent inside says about itself. */
   readonly agent: AgentInfo;
   /** Identity of the guest's build, or the kernel's path for a guest brought along. */
   readonly guest: string;
   /** @internal */
   protected readonly machine: Machine;
-  readonly #timings: Timing[];
-  readonly #runtime: ContainerRuntime;
+  #identity: Identity;
+  #timings: Timing[];
+  #runtime: ContainerRuntime;
 
   /** @internal Use `Template.boot()` or `snapshot.fork()`. */
   constructor({ machine, identity, agent, guest, containment, timings, onOver }: VmParts) {
     super();
     this.machine = machine;
-    this.identity = identity;
+    this.#identity = identity;
     this.agent = agent;
     this.guest = guest;
     this.#timings = timings;
@@ -104,6 +105,11 @@ export abstract class Vm extends EventEmitter<VmEvents> {
       },
       onForkPoint: (name) => this.emit('forkPoint', name),
     });
+  }
+
+  /** Who this guest is; no two have anything of it in common. */
+  get identity(): Identity {
+    return this.#identity;
   }
 
   /** How many forks lie between the boot and this VM: 0 for a template, 1 for a clone of its snapshot. */
@@ -323,12 +329,19 @@ export abstract class Vm extends EventEmitter<VmEvents> {
     return this.#runtime.containment;
   }
 
+  /** @internal It is another guest from now on. */
+  protected renew({ identity, timings, containment }: Renewal): void {
+    this.#identity = identity;
+    this.#timings = timings;
+    this.#runtime = new ContainerRuntime(this.machine, identity.hostname, containment);
+  }
+
   /** Guest memory by the kernel's own accounting, bytes. */
   memory(): Promise<NativeMemory> {
     return this.machine.memory();
   }
 
-  /** Nanoseconds per stage of the boot or fork that made this VM. */
+  /** Nanoseconds per stage of the boot or fork that made this VM, or of its newest reset. */
   timings(): Timing[] {
     return this.#timings.map((timing) => ({ ...timing }));
   }

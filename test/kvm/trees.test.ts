@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Clone, CloneScope, Engine, type Snapshot, Template } from 'vmfork';
+import { busyboxRootfs } from '../helpers/images.js';
 import { BOOT_TIMEOUT_MS, destroyAll, eventually, templateSnapshot } from '../helpers/kvm.js';
 
 let base: Snapshot;
@@ -230,5 +231,46 @@ describe('CloneScope', () => {
     expect(clone.state).toBe('destroyed');
     await kept.ping();
     await kept.destroy();
+  });
+});
+
+describe('diff', () => {
+  test('siblings differ in the pages and files that either has written', async () => {
+    await using parent = await base.fork();
+    await parent.attach(await busyboxRootfs());
+    parent.start({ argv: ['sleep', '1000'], keep: true });
+    await parent.exec(['sh', '-c', 'mkdir /srv; cd /srv; echo old > old; echo old > same']);
+    const [one, two] = (await parent.fork({ count: 2 })) as [Clone, Clone];
+    for (const clone of [one, two]) clone.adopt({ keep: true });
+    const script = 'cd /srv; echo same > same; echo here > both; echo x > one; mkdir d';
+    await one.exec(['sh', '-c', script]);
+    await two.exec(['sh', '-c', 'cd /srv; echo same > same; echo nigh > both; chmod 600 old']);
+    const { pages, files } = await one.diff(two, { path: '/srv' });
+    expect(files).toEqual({
+      added: [],
+      removed: ['/srv/d', '/srv/one'],
+      changed: ['/srv/both', '/srv/old'],
+    });
+    const inRanges = pages.ranges.reduce((sum, { lengthBytes }) => sum + lengthBytes / 4096, 0);
+    expect(pages.here + pages.there + pages.both).toBe(inRanges);
+    expect(pages.both).toBeGreaterThan(0);
+    expect((await two.diff(one, { path: '/srv' })).files?.added).toEqual(['/srv/d', '/srv/one']);
+    await expect(one.diff(two, { path: '/nowhere' })).rejects.toMatchObject({
+      code: 'VMF_GUEST_FILE',
+    });
+    await destroyAll([one, two]);
+  });
+
+  test('without containers there are pages only', async () => {
+    const [one, two] = (await base.fork({ count: 2 })) as [Clone, Clone];
+    const { pages, files } = await one.diff(two);
+    expect(files).toBeNull();
+    expect(pages.ranges.length).toBeGreaterThan(0);
+    await two.destroy();
+    await expect(one.diff(two)).rejects.toMatchObject({ code: 'VMF_GONE' });
+    await expect(one.diff(one, { path: 'relative' })).rejects.toMatchObject({
+      code: 'VMF_OPTIONS',
+    });
+    await one.destroy();
   });
 });
