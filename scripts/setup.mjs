@@ -35,6 +35,7 @@ const groups = {
     'openssl',
     'qemu-system-x86',
     'skopeo',
+    'squashfs-tools',
     'umoci',
     'util-linux',
   ],

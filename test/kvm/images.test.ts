@@ -1,6 +1,6 @@
 // Images made by tools of Debian, in real guests: trees as umoci unpacks them, and many containers at once.
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -8,7 +8,7 @@ import { ImageStore, type PreparedRootfs, prepareRootfs, type Snapshot } from 'v
 import { findGuest } from '#src/kvm/guest.js';
 import { debianRootfs } from '../helpers/debian-image.js';
 import { busyboxRootfs, shellOf, warmedSnapshot } from '../helpers/images.js';
-import { destroyAll } from '../helpers/kvm.js';
+import { destroyAll, templateSnapshot } from '../helpers/kvm.js';
 import { run } from '../helpers/oci/images.js';
 import {
   archive,
@@ -114,6 +114,23 @@ test('a tree in the guest is what umoci unpacks: whiteouts, links, owners, modes
   });
   await using clone = await odd.fork();
   expect(await shellOf(clone, LIST)).toBe(expected);
+});
+
+test.each([
+  ['squashfs', (tree: string, to: string) => run('mksquashfs', tree, to, '-quiet')],
+  ['ext4', (tree: string, to: string) => run('mkfs.ext4', '-q', '-d', tree, to, '16M')],
+])('images of %s serve as well', async (type, make) => {
+  const tree = join(folder, `${type}-tree`);
+  mkdirSync(join(tree, 'bin'), { recursive: true });
+  copyFileSync('/bin/busybox', join(tree, 'bin/sh'));
+  writeFileSync(join(tree, 'note'), type);
+  const path = join(folder, type);
+  make(tree, path);
+  await using base = await templateSnapshot();
+  await using clone = await base.fork();
+  await clone.attach(path);
+  const line = 'read -r n </note; echo $n; echo changed >/note; read -r n </note; echo $n';
+  expect(await shellOf(clone, line)).toBe(`${type}\nchanged\n`);
 });
 
 test('20 containers of 3 images at once', async () => {
