@@ -17,6 +17,7 @@ import { memory } from './memory.js';
 import { micro } from './micro.js';
 import { pageSharing } from './page-sharing.js';
 import { peerQemu } from './peer-qemu.js';
+import { saveLoad } from './save-load.js';
 import { soak } from './soak.js';
 import { storm } from './storm.js';
 import { stream } from './stream.js';
@@ -35,6 +36,7 @@ export const CASES: readonly BenchCase[] = [
   density,
   throughput,
   branch,
+  saveLoad,
   size,
   depth,
   live,
