@@ -25,6 +25,7 @@ uint64_t ChunksIn(uint64_t bytes) { return (bytes + kChunkBytes - 1) / kChunkByt
 std::vector<NamedFile> AllFiles(const SavedFiles& files,
                                 std::array<PageRun, kMediaSlots>& whole_disks) {
   std::vector<NamedFile> all;
+  all.reserve(files.memory.layers.size() + kMediaSlots);
   const uint64_t memory_chunks = ChunksIn(files.memory.image->Size());
   for (const auto& layer : files.memory.layers) {
     all.push_back({.path = layer->directory + kMemoryName,

@@ -44,7 +44,11 @@ export async function cachedSnapshot(options: CachedOptions = {}): Promise<Snaps
   if (options.kernelPath === undefined && options.diskPaths === undefined) await warmUp(template);
   const snapshot = await template.snapshot();
   await publish(snapshot, parent, directory);
-  return snapshot;
+  // The same as on the next call: a snapshot that is on disk under its lasting name.
+  const published = await tryLoad(directory, engine);
+  if (!published) return snapshot;
+  await snapshot.destroy();
+  return published;
 }
 
 /**
