@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "memory/page_scan.h"
 #include "memory/private_view.h"
 #include "snapshot/working_set.h"
 #include "tests/sample_state.h"
@@ -315,6 +316,23 @@ TEST(ScratchDisksAreSavedWithADifferenceAndVerified) {
   }
   EXPECT_EQ(::truncate((folder / "disk/disk1").c_str(), 512), 0);
   EXPECT_FALSE(Opened(folder / "disk").has_value());
+}
+
+TEST(TouchedPagesAreThoseReadAndThoseWritten) {
+  const auto root = Root({{0, 'a'}, {5000, 'b'}, {12'000, 'c'}});
+  auto view = PrivateView::Map(root->GetImage());
+  const volatile std::byte* const memory = view->Data();
+  EXPECT_TRUE(memory[0] == std::byte{'a'});
+  view->Data()[5000 * kPageSize] = std::byte{'x'};
+  const auto runs = FindPresentPages(std::span(view->Data(), view->Size()));
+  const auto touched = [&runs](uint64_t page) {
+    for (const auto& [start, size] : *runs)
+      if (page * kPageSize >= start && page * kPageSize < start + size) return true;
+    return false;
+  };
+  EXPECT_TRUE(touched(0) && touched(5000));
+  EXPECT_FALSE(touched(12'000) || touched(3000));
+  EXPECT_TRUE(AreRunsPlausible(*runs, view->Size()));
 }
 
 uint64_t PagesInCache(int fd, uint64_t offset, uint64_t size) {
