@@ -1,0 +1,97 @@
+// Saving and loading when the host runs out: each descriptor that cannot be had, and a file that
+// cannot grow. A typed error, nothing left behind, and the same call works afterwards.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include "tests/saved_fixture.h"
+
+namespace vmfork {
+namespace {
+
+// A lower limit of this process for as long as it lives.
+class Limit {
+ public:
+  Limit(__rlimit_resource resource, rlim_t most) : resource_(resource) {
+    EXPECT_EQ(::getrlimit(resource_, &before_), 0);
+    const rlimit lower{.rlim_cur = most, .rlim_max = before_.rlim_max};
+    EXPECT_EQ(::setrlimit(resource_, &lower), 0);
+  }
+  ~Limit() { EXPECT_EQ(::setrlimit(resource_, &before_), 0); }
+
+ private:
+  __rlimit_resource resource_;
+  rlimit before_{};
+};
+
+size_t EntriesOf(const std::string& path) {
+  size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(path)) ++count;
+  return count;
+}
+size_t OpenFiles() { return EntriesOf("/proc/self/fd"); }
+
+// The number that the next descriptor gets.
+rlim_t NextFile() {
+  const UniqueFd fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  return static_cast<rlim_t>(fd.Get());
+}
+
+// Calls `attempt` with room for 0, 1, 2 … more descriptors until it succeeds; returns how often it
+// failed. `check` is called after each failure.
+template <typename Attempt, typename Check>
+size_t FailuresFor(Attempt attempt, Check check) {
+  for (size_t room = 0; room < 100; ++room) {
+    const size_t before = OpenFiles();
+    const rlim_t next = NextFile();
+    {
+      const Limit limit(RLIMIT_NOFILE, next + room);
+      const auto result = attempt();
+      if (result) return room;
+      EXPECT_TRUE(result.error().code == ErrorCode::kTooManyFiles);
+    }
+    EXPECT_EQ(OpenFiles(), before);
+    check();
+  }
+  EXPECT_TRUE(false);
+  return 0;
+}
+
+TEST(LoadingAChainWithoutDescriptorsFailsCleanly) {
+  const Folder folder;
+  const auto root = Root({{0, 'a'}});
+  Saved(*root, folder / "root");
+  Saved(*Branch(*root, {{1, 'x'}}), folder / "branch", On(root));
+  const size_t failures = FailuresFor([&] { return Opened(folder / "branch"); }, [] {});
+  EXPECT_TRUE(failures >= 2);
+}
+
+TEST(SavingWithoutDescriptorsLeavesNothingBehind) {
+  const Folder folder;
+  const auto root = Root({{0, 'a'}});
+  Saved(*root, folder / "root");
+  const auto branch = Branch(*root, {{1, 'x'}});
+  const size_t failures = FailuresFor([&] { return branch->Save(folder / "branch", On(root)); },
+                                      [&] { EXPECT_EQ(EntriesOf(folder / ""), 1u); });
+  EXPECT_TRUE(failures >= 2);
+  EXPECT_TRUE(ShowsTheSame(Opened(folder / "branch")->memory.image, branch->GetImage()));
+}
+
+TEST(AFileThatCannotGrowLeavesNothingBehind) {
+  const Folder folder;
+  ::signal(SIGXFSZ, SIG_IGN);  // else the limit ends the process
+  const auto root = Root({{0, 'a'}, {9000, 'b'}});
+  for (const rlim_t most : {rlim_t{0}, rlim_t{4096}, rlim_t{32} << 20}) {
+    const Limit limit(RLIMIT_FSIZE, most);
+    const auto report = root->Save(folder / "root", {});
+    EXPECT_TRUE(!report && report.error().code == ErrorCode::kSystem);
+    EXPECT_EQ(report.error().error_number, EFBIG);
+    EXPECT_EQ(EntriesOf(folder / ""), 0u);
+  }
+  Saved(*root, folder / "root");
+}
+
+}  // namespace
+}  // namespace vmfork
+
+TEST_MAIN()
