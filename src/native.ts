@@ -90,7 +90,7 @@ export interface NativeVm {
   stages(): NativeStage[];
   pause(): Promise<void>;
   resume(): Promise<void>;
-  /** Freezes a paused VM into a snapshot. The VM stays paused. */
+  /** Freezes the VM: one that runs is paused for only as long as that takes. */
   snapshot(): Promise<NativeSnapshot>;
   /**
    * Puts a disk into a drive; resolves when the guest has been interrupted, which then finds the new size in its own time.
@@ -130,6 +130,8 @@ export interface NativeSnapshotInfo {
   imageBytes: number;
   extents: number;
   stateBytes: number;
+  /** How long the source stood still; 0 for a loaded snapshot. */
+  pauseNs: number;
   hostKind: HostKind;
 }
 
@@ -162,6 +164,8 @@ export interface NativeSnapshot {
   readonly id: number;
   info(): NativeSnapshotInfo;
   fork(options: NativeForkOptions): Promise<NativeVm>;
+  /** Resolves when so many shells wait for forks of this snapshot, or as many as may be kept. */
+  fillShells(count: number): Promise<void>;
   /** Writes the snapshot into a new directory, atomically. */
   save(directory: string, options: NativeSaveOptions): Promise<NativeSaveReport>;
   /**
@@ -177,7 +181,26 @@ export interface NativeSnapshot {
   close(): void;
 }
 
+export interface NativeEngineOptions {
+  /** Scratch disks are nameless files in it; it is made when it is needed. Without one they are in memory. */
+  scratchDirectory?: string;
+  /** Shells that are made ahead for the shape of machine that is in use; default 4. */
+  shellsReady?: number;
+  /** Shells that are kept at most, of all shapes together; default 32. 0: no pool. */
+  shellsKept?: number;
+}
+
+export interface NativeShellCounts {
+  /** Waiting now. */
+  ready: number;
+  /** Made so far, ahead of time or by a fork that found none. */
+  built: number;
+  /** Taken back so far. */
+  reused: number;
+}
+
 export interface NativeEngine {
+  shells(): NativeShellCounts;
   boot(options: NativeBootOptions): Promise<NativeVm>;
   load(directory: string, options?: NativeLoadOptions): Promise<NativeSnapshot>;
   /** Destroys every VM and ends all threads. Idempotent. */
@@ -187,8 +210,7 @@ export interface NativeEngine {
 export interface NativeAddon {
   probeHost(): NativeHostInfo;
   /** One engine: its own event loop threads and workers. `onEvent` is called on JavaScript's thread. */
-  /** Scratch disks are nameless files in `scratchDirectory`, which is made when it is needed; in memory without one. */
-  createEngine(onEvent: (event: NativeEvent) => void, scratchDirectory?: string): NativeEngine;
+  createEngine(onEvent: (event: NativeEvent) => void, options?: NativeEngineOptions): NativeEngine;
 
   version(): string;
 }

@@ -17,6 +17,7 @@ constexpr Range kConsoleBytes = {0, 16u << 20};
 constexpr Range kMemoryBytes = {0, uint64_t{1} << 40};
 constexpr Range kVcpus = {1, 8};
 constexpr uint32_t kMostDisks = 4;
+constexpr Range kShells = {0, 1 << 16};
 constexpr Range kScratchBytes = {0, uint64_t{1} << 44};
 constexpr size_t kMostSerialBytes = 64;
 constexpr size_t kMostCmdlineBytes = 64u << 10;
@@ -102,6 +103,18 @@ Napi::Function ToFunction(const Napi::Value& value, const char* name) {
   if (!value.IsFunction())
     throw OptionsError(value.Env(), std::string(name) + " must be a function");
   return value.As<Napi::Function>();
+}
+
+EngineOptions ToEngineOptions(const Napi::Value& value) {
+  EngineOptions options;
+  if (value.IsUndefined()) return options;
+  const Napi::Object object = ToObject(value, "options");
+  const Napi::Value directory = object.Get("scratchDirectory");
+  if (!directory.IsUndefined()) options.scratch_directory = ToPath(directory, "scratchDirectory");
+  const Napi::Value ready = object.Get("shellsReady"), kept = object.Get("shellsKept");
+  if (!ready.IsUndefined()) options.shells.ready = ToInteger(ready, "shellsReady", kShells);
+  if (!kept.IsUndefined()) options.shells.kept = ToInteger(kept, "shellsKept", kShells);
+  return options;
 }
 
 BootOptions ToBootOptions(const Napi::Value& value) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "memory/page_scan.h"
+#include "vm/engine.h"
 #include "vm/options.h"
 #include "vm/snapshot.h"
 
@@ -30,6 +31,8 @@ std::string ToPath(const Napi::Value& value, const char* name);
 std::vector<std::byte> ToBytes(const Napi::Value& value, const char* name, size_t most_bytes);
 Napi::Function ToFunction(const Napi::Value& value, const char* name);
 
+// Everything is optional, the object too.
+EngineOptions ToEngineOptions(const Napi::Value& value);
 BootOptions ToBootOptions(const Napi::Value& value);
 ForkOptions ToForkOptions(const Napi::Value& value);
 DiskOptions ToDiskOptions(const Napi::Value& value);

@@ -5,6 +5,7 @@
 
 #include "binding/env_data.h"
 #include "binding/js_error.h"
+#include "vm/machine.h"
 
 namespace vmfork {
 
@@ -79,6 +80,17 @@ Result<std::shared_ptr<VmRecord>> EngineHandle::Adopt(const Newborn& newborn,
 Result<std::shared_ptr<Snapshot>> EngineHandle::Load(const std::string& directory,
                                                      const LoadOptions& options) {
   return Snapshot::Load(*engine_, directory, options);
+}
+
+Result<void> EngineHandle::FillShells(const Snapshot& snapshot, size_t count) {
+  return engine_->Shells().Fill(Machine::Shape(snapshot.State().config, snapshot.State().cpuid),
+                                count);
+}
+
+Result<ShellPool::Counts> EngineHandle::CountShells() {
+  std::lock_guard lock(mutex_);
+  if (closing_) return std::unexpected(EngineClosed());
+  return engine_->Shells().Count();
 }
 
 void EngineHandle::Destroy(VmRecord& record) {

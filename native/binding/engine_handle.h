@@ -35,6 +35,7 @@ class EngineHandle : public std::enable_shared_from_this<EngineHandle> {
   // Runs `job` on a worker; false when the engine closes. Any thread.
   bool Submit(std::move_only_function<void()> job, Lane lane = Lane::kWork);
   bool IsClosing();
+  Result<ShellPool::Counts> CountShells();
   uint32_t NewSnapshotId() { return ++last_snapshot_id_; }
 
   // From within a job only.
@@ -42,6 +43,7 @@ class EngineHandle : public std::enable_shared_from_this<EngineHandle> {
   Result<std::shared_ptr<VmRecord>> Fork(std::shared_ptr<const Snapshot> snapshot,
                                          const ForkOptions& options);
   Result<std::shared_ptr<Snapshot>> Load(const std::string& directory, const LoadOptions& options);
+  Result<void> FillShells(const Snapshot& snapshot, size_t count);
   void Destroy(VmRecord& record);
 
   // Starts taking the engine down on a thread of its own; any thread, idempotent. Error: no thread

@@ -14,6 +14,7 @@ namespace vmfork {
 void EngineObject::Define(Napi::Env env) {
   DefineClass<EngineObject>(env, {MethodOf<EngineObject, &EngineObject::Boot>("boot"),
                                   MethodOf<EngineObject, &EngineObject::Load>("load"),
+                                  MethodOf<EngineObject, &EngineObject::Shells>("shells"),
                                   MethodOf<EngineObject, &EngineObject::Close>("close")});
 }
 
@@ -22,9 +23,7 @@ napi_value EngineObject::Create(napi_env raw_env, napi_callback_info raw_info) {
     const Napi::CallbackInfo info(raw_env, raw_info);
     const Napi::Env env = info.Env();
     const Napi::Function on_event = ToFunction(info[0], "onEvent");
-    std::string scratch_directory;
-    if (!info[1].IsUndefined()) scratch_directory = ToPath(info[1], "scratchDirectory");
-    auto engine = OrThrow(env, Engine::Create(std::move(scratch_directory)));
+    auto engine = OrThrow(env, Engine::Create(ToEngineOptions(info[1])));
     auto handle = std::make_shared<EngineHandle>(std::move(engine), EventPump::Open(env, on_event));
     EnvData::Of(env).engines.insert(handle);
     return NewObject(env, std::make_unique<EngineObject>(std::make_shared<EngineLease>(handle)));
@@ -48,6 +47,15 @@ Napi::Value EngineObject::Load(const Info& info) {
                 [lease = lease_](Napi::Env env, std::shared_ptr<Snapshot>& snapshot) {
                   return SnapshotObject::Make(env, lease, std::move(snapshot));
                 });
+}
+
+Napi::Value EngineObject::Shells(const Info& info) {
+  const ShellPool::Counts counts = OrThrow(info.Env(), lease_->Handle()->CountShells());
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("ready", static_cast<double>(counts.ready));
+  object.Set("built", static_cast<double>(counts.built));
+  object.Set("reused", static_cast<double>(counts.reused));
+  return object;
 }
 
 Napi::Value EngineObject::Close(const Info& info) {

@@ -17,7 +17,7 @@ class EngineObject {
   static constexpr auto kClass = &EnvData::engine_class;
 
   static void Define(Napi::Env env);
-  // NativeAddon.createEngine(onEvent, scratchDirectory)
+  // NativeAddon.createEngine(onEvent, options)
   static napi_value Create(napi_env env, napi_callback_info info);
 
   explicit EngineObject(std::shared_ptr<EngineLease> lease) : lease_(std::move(lease)) {}
@@ -27,6 +27,7 @@ class EngineObject {
 
   Napi::Value Boot(const Info& info);
   Napi::Value Load(const Info& info);
+  Napi::Value Shells(const Info& info);
   Napi::Value Close(const Info& info);
 
   const std::shared_ptr<EngineLease> lease_;

@@ -13,6 +13,7 @@ namespace vmfork {
 
 namespace {
 
+constexpr Range kShellCounts = {0, 1u << 16};
 constexpr Range kPositions = {0, uint64_t{1} << 52};
 
 Napi::Value ReportForJs(Napi::Env env, SaveReport& report) {
@@ -30,6 +31,7 @@ void SnapshotObject::Define(Napi::Env env) {
       env, {GetterOf<SnapshotObject, &SnapshotObject::Id>("id"),
             MethodOf<SnapshotObject, &SnapshotObject::GetInfo>("info"),
             MethodOf<SnapshotObject, &SnapshotObject::Fork>("fork"),
+            MethodOf<SnapshotObject, &SnapshotObject::FillShells>("fillShells"),
             MethodOf<SnapshotObject, &SnapshotObject::Save>("save"),
             MethodOf<SnapshotObject, &SnapshotObject::Verify>("verify"),
             MethodOf<SnapshotObject, &SnapshotObject::RecordWorkingSet>("recordWorkingSet"),
@@ -62,6 +64,7 @@ Napi::Value SnapshotObject::GetInfo(const Info& info) {
   object.Set("extents", static_cast<double>(snapshot.GetImage()->Extents().size()));
   object.Set("stateBytes",
              static_cast<double>(EncodeMachineState(state, snapshot.Metadata()).size()));
+  object.Set("pauseNs", static_cast<double>(snapshot.Pause().count()));
   object.Set("hostKind", HostKindName(state.host_kind));
   return object;
 }
@@ -73,6 +76,14 @@ Napi::Value SnapshotObject::Fork(const Info& info) {
                 [lease = lease_](Napi::Env env, std::shared_ptr<VmRecord>& record) {
                   return VmObject::Make(env, lease, std::move(record));
                 });
+}
+
+Napi::Value SnapshotObject::FillShells(const Info& info) {
+  auto work = [engine = lease_->Handle(), snapshot = Open(info.Env()),
+               count = ToInteger(info[0], "count", kShellCounts)] {
+    return engine->FillShells(*snapshot, count);
+  };
+  return RunJob(lease_->Handle(), info.This().As<Napi::Object>(), std::move(work));
 }
 
 Napi::Value SnapshotObject::Save(const Info& info) {

@@ -27,6 +27,18 @@ Napi::Value MemoryToJs(Napi::Env env, const MemoryUse& use) {
   return object;
 }
 
+Napi::Value StagesToJs(Napi::Env env, const std::vector<Stage>& list) {
+  Napi::Array stages = Napi::Array::New(env, list.size());
+  uint32_t index = 0;
+  for (const Stage& stage : list) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("name", stage.name);
+    object.Set("ns", static_cast<double>(stage.nanoseconds));
+    stages.Set(index++, object);
+  }
+  return stages;
+}
+
 Napi::Value SamplesToJs(Napi::Env env, const std::vector<uint64_t>& samples) {
   auto array = Napi::BigUint64Array::New(env, samples.size());
   std::memcpy(array.Data(), samples.data(), samples.size() * sizeof(uint64_t));
@@ -62,6 +74,7 @@ void VmObject::Define(Napi::Env env) {
                               MethodOf<VmObject, &VmObject::Memory>("memory"),
                               MethodOf<VmObject, &VmObject::OwnedRanges>("ownedRanges"),
                               MethodOf<VmObject, &VmObject::TouchedRanges>("touchedRanges"),
+                              MethodOf<VmObject, &VmObject::Reset>("reset"),
                               MethodOf<VmObject, &VmObject::SampleRip>("sampleRip"),
                               MethodOf<VmObject, &VmObject::Destroy>("destroy")});
 }
@@ -101,17 +114,7 @@ Napi::Value VmObject::TakeControlFd(const Info& info) {
   return Napi::Number::New(info.Env(), fd.Release());
 }
 
-Napi::Value VmObject::Stages(const Info& info) {
-  Napi::Array stages = Napi::Array::New(info.Env(), record_->stages.size());
-  uint32_t index = 0;
-  for (const Stage& stage : record_->stages) {
-    Napi::Object object = Napi::Object::New(info.Env());
-    object.Set("name", stage.name);
-    object.Set("ns", static_cast<double>(stage.nanoseconds));
-    stages.Set(index++, object);
-  }
-  return stages;
-}
+Napi::Value VmObject::Stages(const Info& info) { return StagesToJs(info.Env(), record_->stages); }
 
 Napi::Value VmObject::Pause(const Info& info) {
   return RunWithVm(info, [](Vm& vm) { return vm.Pause(); });
@@ -192,6 +195,16 @@ Napi::Value VmObject::Memory(const Info& info) {
 
 Napi::Value VmObject::OwnedRanges(const Info& info) {
   return RunWithVm(info, [](Vm& vm) { return vm.OwnedPages(); }, RangesToJs);
+}
+
+Napi::Value VmObject::Reset(const Info& info) {
+  return RunWithVm(
+      info,
+      [options = ToForkOptions(info[0])](Vm& vm) -> Result<std::vector<Stage>> {
+        VMFORK_CHECK(vm.Reset(options));
+        return vm.Stages();
+      },
+      StagesToJs);
 }
 
 Napi::Value VmObject::TouchedRanges(const Info& info) {

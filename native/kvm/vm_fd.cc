@@ -69,13 +69,6 @@ Result<void> VmFd::SetIrqLine(uint32_t gsi, bool level) const {
   return Discard(kvm_ioctl::Call(fd_.Get(), KVM_IRQ_LINE, &line, "KVM_IRQ_LINE"));
 }
 
-Result<void> VmFd::AddIrqfd(const EventFd& event, uint32_t gsi) const {
-  kvm_irqfd irqfd{};
-  irqfd.fd = static_cast<uint32_t>(event.Get());
-  irqfd.gsi = gsi;
-  return Discard(kvm_ioctl::Call(fd_.Get(), KVM_IRQFD, &irqfd, "KVM_IRQFD"));
-}
-
 Result<void> VmFd::AddIoEventfd(const EventFd& event, Gpa gpa, uint32_t width) const {
   kvm_ioeventfd ioeventfd{};
   ioeventfd.addr = gpa.value;

@@ -18,7 +18,7 @@ class VmFd {
   VmFd() = default;
   explicit VmFd(UniqueFd fd) : fd_(std::move(fd)) {}
 
-  // KVM_SET_USER_MEMORY_REGION
+  // KVM_SET_USER_MEMORY_REGION; size 0 takes the slot away
   Result<void> SetMemory(uint32_t slot, Gpa gpa, uint64_t size, const void* host) const;
   Result<void> SetTssAddress(Gpa gpa) const;          // KVM_SET_TSS_ADDR
   Result<void> SetIdentityMapAddress(Gpa gpa) const;  // KVM_SET_IDENTITY_MAP_ADDR
@@ -32,7 +32,6 @@ class VmFd {
   Result<void> SetClock(const kvm_clock_data& clock) const;
 
   Result<void> SetIrqLine(uint32_t gsi, bool level) const;          // KVM_IRQ_LINE
-  Result<void> AddIrqfd(const EventFd& event, uint32_t gsi) const;  // KVM_IRQFD
   Result<void> AddIoEventfd(const EventFd& event, Gpa gpa,
                             uint32_t width) const;  // KVM_IOEVENTFD, any value
 

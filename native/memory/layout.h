@@ -22,6 +22,8 @@ inline constexpr uint64_t kMmioStride = 0x1000;
 // KVM_SET_TSS_ADDR).
 inline constexpr Gpa kIdentityMapPage{0xfffb'c000};
 inline constexpr Gpa kTssPages{0xfffb'd000};
+// A page of the hole that holds nothing for longer than a moment.
+inline constexpr Gpa kSparePage{0xfffb'b000};
 
 // ISA interrupts: the serial port has 4, virtio devices follow.
 inline constexpr uint32_t kSerialIrq = 4;

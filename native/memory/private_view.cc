@@ -39,16 +39,29 @@ Result<void> MapImage(std::byte* base, const Image& image) {
 }
 }  // namespace
 
-Result<PrivateView> PrivateView::Map(std::shared_ptr<const Image> image) {
-  VMFORK_TRY(mapping, Mapping::Map(image->Size(), PROT_NONE,
-                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  VMFORK_CHECK(MapImage(mapping.Data(), *image));
-  return PrivateView(std::move(mapping), std::move(image));
+Result<PrivateView> PrivateView::Reserve(uint64_t size) {
+  VMFORK_TRY(mapping,
+             Mapping::Map(size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  return PrivateView(std::move(mapping));
 }
 
-Result<void> PrivateView::Remap(std::shared_ptr<const Image> image) {
+Result<PrivateView> PrivateView::Map(std::shared_ptr<const Image> image) {
+  VMFORK_TRY(view, Reserve(image->Size()));
+  VMFORK_CHECK(view.Show(std::move(image)));
+  return view;
+}
+
+Result<void> PrivateView::Show(std::shared_ptr<const Image> image) {
   VMFORK_CHECK(MapImage(mapping_.Data(), *image));
   image_ = std::move(image);
+  return {};
+}
+
+Result<void> PrivateView::Hide() {
+  constexpr int kFlags = MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE;
+  if (::mmap(mapping_.Data(), mapping_.Size(), PROT_NONE, kFlags, -1, 0) == MAP_FAILED)
+    return FailErrno("mmap", "to give guest memory back");
+  image_.reset();
   return {};
 }
 

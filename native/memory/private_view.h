@@ -13,21 +13,25 @@ namespace vmfork {
 class PrivateView {
  public:
   PrivateView() = default;
-  // One mapping per extent, MAP_PRIVATE; what no extent covers is anonymous memory. Kept out of
-  // children of fork().
+  // Address space for `size` bytes that shows nothing: an access faults. Errors: kTooManyMaps,
+  // kSystem.
+  static Result<PrivateView> Reserve(uint64_t size);
+  // Reserve() and Show().
   static Result<PrivateView> Map(std::shared_ptr<const Image> image);
 
-  // Lets go of all private pages and shows `image`, of the same size, at the same address. The VM
-  // must be paused.
-  Result<void> Remap(std::shared_ptr<const Image> image);
+  // Lets go of all private pages and shows `image`, of the view's size: one mapping per extent,
+  // MAP_PRIVATE; what no extent covers is anonymous memory. Kept out of children of fork(). A VM
+  // that uses the memory must be paused.
+  Result<void> Show(std::shared_ptr<const Image> image);
+  // Lets go of all pages and of the image.
+  Result<void> Hide();
 
   std::byte* Data() const { return mapping_.Data(); }
   uint64_t Size() const { return mapping_.Size(); }
   const std::shared_ptr<const Image>& GetImage() const { return image_; }
 
  private:
-  PrivateView(Mapping mapping, std::shared_ptr<const Image> image)
-      : image_(std::move(image)), mapping_(std::move(mapping)) {}
+  explicit PrivateView(Mapping mapping) : mapping_(std::move(mapping)) {}
   // Declared in this order: the image's files outlive the mapping.
   std::shared_ptr<const Image> image_;
   Mapping mapping_;

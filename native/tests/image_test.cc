@@ -146,7 +146,7 @@ TEST(CaptureOfCapturesShowsEachGeneration) {
     EXPECT_TRUE(image.has_value());
     auto copy = PrivateView::Map(*image);
     EXPECT_EQ(std::memcmp(copy->Data(), view->Data(), view->Size()), 0);
-    EXPECT_TRUE(view->Remap(*image).has_value());
+    EXPECT_TRUE(view->Show(*image).has_value());
     EXPECT_EQ(std::memcmp(copy->Data(), view->Data(), view->Size()), 0);
     EXPECT_EQ(FindOwnedPages(std::span(view->Data(), view->Size()))->size(), 0u);
   }

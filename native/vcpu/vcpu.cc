@@ -8,27 +8,46 @@
 
 namespace vmfork {
 
-Vcpu::Vcpu(VcpuFd fd, uint32_t index, const GuestMemory& memory, const Bus& ports, const Bus& mmio,
-           std::function<void(Error)> on_end)
-    : fd_(std::move(fd)),
-      index_(index),
-      memory_(memory),
-      ports_(ports),
-      mmio_(mmio),
-      on_end_(std::move(on_end)) {}
-
-Vcpu::~Vcpu() { Stop(); }
+Vcpu::~Vcpu() {
+  Ask(Wish::kQuit);
+  thread_.Join();
+}
 
 Result<void> Vcpu::Start() {
   KickSignal();  // installs the handler before the thread can be sent one
   return thread_.Start("vmfork-vcpu" + std::to_string(index_), [this] { Main(); });
 }
 
+void Vcpu::SetOwner(Owner owner) {
+  std::lock_guard lock(mutex_);
+  owner_ = std::move(owner);
+}
+
+bool Vcpu::Disown() {
+  RequestStop();
+  WaitParked();
+  {
+    std::lock_guard lock(mutex_);
+    if (!ended_) {
+      owner_ = {};
+      wish_ = Wish::kPark;
+      return true;
+    }
+  }
+  thread_.Join();  // it may still be telling the owner
+  owner_ = {};
+  return false;
+}
+
 void Vcpu::Ask(Wish wish) {
   std::lock_guard lock(mutex_);
-  if (wish_ == Wish::kStop) return;
+  // What ends execution is not taken back.
+  if (wish > wish_ || wish_ < Wish::kStop) AskLocked(wish);
+}
+
+void Vcpu::AskLocked(Wish wish) {
   wish_ = wish;
-  if (wish != Wish::kRun) {
+  if (wish != Wish::kRun && !parked_) {
     // The flag covers a thread that is about to enter the guest, the signal one that is in it. KVM
     // reads the flag on entry (Documentation/virt/kvm/api.rst, immediate_exit).
     __atomic_store_n(&fd_.Run().immediate_exit, 1, __ATOMIC_SEQ_CST);
@@ -37,30 +56,20 @@ void Vcpu::Ask(Wish wish) {
   changed_.notify_all();
 }
 
-void Vcpu::RequestPark() { Ask(Wish::kPark); }
-void Vcpu::Unpark() { Ask(Wish::kRun); }
-
 void Vcpu::WaitParked() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return parked_ || ended_ || !thread_.IsStarted(); });
 }
 
-void Vcpu::RequestStop() { Ask(Wish::kStop); }
-
-void Vcpu::Stop() {
-  RequestStop();
-  thread_.Join();
-}
-
 bool Vcpu::WaitForWish() {
   std::unique_lock lock(mutex_);
-  while (wish_ == Wish::kPark) {
+  while (wish_ == Wish::kPark || wish_ == Wish::kStop) {
     parked_ = true;
     changed_.notify_all();
     changed_.wait(lock);
   }
   parked_ = false;
-  if (wish_ == Wish::kStop) return false;
+  if (wish_ == Wish::kQuit) return false;
   __atomic_store_n(&fd_.Run().immediate_exit, 0, __ATOMIC_SEQ_CST);
   return true;
 }
@@ -68,14 +77,15 @@ bool Vcpu::WaitForWish() {
 void Vcpu::Main() {
   ShareProcessorInLongTurns();
   Result<void> handled;
-  while (handled) {
+  bool goes_on = WaitForWish();
+  while (goes_on && handled) {
     const int error_number = fd_.Enter();
     if (error_number == 0) {
       handled = HandleExit();
     } else if (error_number == EINTR || error_number == EAGAIN) {
       // Only here may the thread park: KVM completes the last port or MMIO access on the way in,
       // before it sees the flag.
-      if (!WaitForWish()) break;
+      goes_on = WaitForWish();
     } else {
       handled = FailErrno(error_number, "KVM_RUN", "vCPU " + std::to_string(index_));
     }
@@ -85,7 +95,7 @@ void Vcpu::Main() {
     ended_ = true;
     changed_.notify_all();
   }
-  if (!handled) on_end_(std::move(handled).error());
+  if (!handled) owner_.on_end(std::move(handled).error());
 }
 
 Result<void> Vcpu::HandleExit() {
@@ -97,12 +107,12 @@ Result<void> Vcpu::HandleExit() {
     case KVM_EXIT_MMIO: {
       // SAFETY: `data` has 8 bytes and KVM sets len to 1 … 8.
       std::span data(reinterpret_cast<std::byte*>(run.mmio.data), run.mmio.len);
-      run.mmio.is_write ? mmio_.Write(run.mmio.phys_addr, data)
-                        : mmio_.Read(run.mmio.phys_addr, data);
+      run.mmio.is_write ? owner_.mmio->Write(run.mmio.phys_addr, data)
+                        : owner_.mmio->Read(run.mmio.phys_addr, data);
       return {};
     }
     case KVM_EXIT_INTERNAL_ERROR:
-      return FinishInstruction(fd_, memory_);
+      return FinishInstruction(fd_, *owner_.memory);
     case KVM_EXIT_SHUTDOWN:
       return Fail(ErrorCode::kGuestCrash, "KVM_RUN", "triple fault");
     case KVM_EXIT_SYSTEM_EVENT:
@@ -127,8 +137,8 @@ void Vcpu::HandlePortAccess() {
   auto* data = reinterpret_cast<std::byte*>(&run) + run.io.data_offset;
   for (uint32_t i = 0; i < run.io.count; ++i, data += run.io.size) {
     std::span element(data, run.io.size);
-    run.io.direction == KVM_EXIT_IO_OUT ? ports_.Write(run.io.port, element)
-                                        : ports_.Read(run.io.port, element);
+    run.io.direction == KVM_EXIT_IO_OUT ? owner_.ports->Write(run.io.port, element)
+                                        : owner_.ports->Read(run.io.port, element);
   }
 }
 

@@ -1,5 +1,5 @@
 // Vcpu: a virtual processor and the thread that runs it. The thread does nothing but KVM_RUN and
-// hand exits to the buses.
+// hand exits to the buses. Both outlive the machine they serve and serve another one then.
 #pragma once
 
 #include <condition_variable>
@@ -17,44 +17,52 @@ namespace vmfork {
 
 class Vcpu {
  public:
-  // `on_end` is called once, on the vCPU's thread, when the guest cannot go on; the thread then
-  // ends. All references must outlive this.
-  Vcpu(VcpuFd fd, uint32_t index, const GuestMemory& memory, const Bus& ports, const Bus& mmio,
-       std::function<void(Error)> on_end);
-  ~Vcpu();  // Stop()
+  // Where exits lead: the machine that this processor belongs to now.
+  struct Owner {
+    const GuestMemory* memory = nullptr;
+    const Bus* ports = nullptr;
+    const Bus* mmio = nullptr;
+    // Called on the vCPU's thread, once, when the guest cannot go on; the thread then ends.
+    std::function<void(Error)> on_end;
+  };
+
+  Vcpu(VcpuFd fd, uint32_t index) : fd_(std::move(fd)), index_(index) {}
+  ~Vcpu();  // ends and joins the thread
 
   const VcpuFd& Fd() const { return fd_; }
 
-  // Starts the thread; the guest runs at once.
+  // Starts the thread, parked.
   Result<void> Start();
+  // Parked only. All that the owner points to must stay until Disown().
+  void SetOwner(Owner owner);
+  // Ends guest execution for good, waits for that and forgets the owner. Afterwards it is parked,
+  // for another owner. False: its thread has ended.
+  bool Disown();
+
   // Asks it out of the guest; WaitParked() returns when it is (or has ended). Its state can then be
   // read and written: a port or MMIO access that was under way has been completed.
-  void RequestPark();
+  void RequestPark() { Ask(Wish::kPark); }
   void WaitParked();
-  void Unpark();
-  // Ends guest execution without waiting for it.
-  void RequestStop();
-  // Ends and joins the thread; not on the thread itself. Idempotent.
-  void Stop();
+  void Unpark() { Ask(Wish::kRun); }
+  // Ends guest execution without waiting for it; no Unpark() brings it back.
+  void RequestStop() { Ask(Wish::kStop); }
 
  private:
-  enum class Wish { kRun, kPark, kStop };
+  enum class Wish { kRun, kPark, kStop, kQuit };
   void Ask(Wish wish);
+  void AskLocked(Wish wish);
   void Main();
-  bool WaitForWish();  // false: stop
+  bool WaitForWish();  // false: quit
   Result<void> HandleExit();
   void HandlePortAccess();
 
   VcpuFd fd_;
   uint32_t index_;
-  const GuestMemory& memory_;
-  const Bus& ports_;
-  const Bus& mmio_;
-  std::function<void(Error)> on_end_;
+  Owner owner_;  // the thread's while it runs, else guarded by mutex_
 
-  std::mutex mutex_;  // guards wish_, parked_ and ended_
+  std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
-  Wish wish_ = Wish::kRun;
+  Wish wish_ = Wish::kPark;
   bool parked_ = false;
   bool ended_ = false;
   Thread thread_;

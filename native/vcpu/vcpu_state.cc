@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstring>
 #include <string>
 
 namespace vmfork {
@@ -62,6 +63,35 @@ Result<void> DropReadOnlyMsrs(const VcpuFd& vcpu, std::vector<kvm_msr_entry>& ms
   return {};
 }
 
+Result<void> WriteMsrs(const VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs) {
+  VMFORK_TRY(count, vcpu.SetMsrs(msrs));
+  if (count == msrs.size()) return {};
+  char detail[32];
+  std::snprintf(detail, sizeof detail, "MSR 0x%x", msrs[count].index);
+  return Fail(ErrorCode::kSnapshotIncompatible, "KVM_SET_MSRS", detail);
+}
+
+// Those of `wanted` that are not so in `now`; the TSC always, which does not stand still.
+std::vector<kvm_msr_entry> ChangedMsrs(const std::vector<kvm_msr_entry>& wanted,
+                                       const std::vector<kvm_msr_entry>& now) {
+  std::vector<kvm_msr_entry> changed;
+  size_t at = 0;  // both lists are in the order of one host's list as a rule
+  for (const kvm_msr_entry& entry : wanted) {
+    size_t found = at;
+    while (found < now.size() && now[found].index != entry.index) ++found;
+    if (found < now.size()) at = found + 1;
+    const bool equal = found < now.size() && now[found].data == entry.data;
+    if (!equal || entry.index == kMsrTsc) changed.push_back(entry);
+  }
+  return changed;
+}
+
+// Both were filled by the kernel over zeros, so that padding is equal.
+template <typename Struct>
+bool Differs(const Struct& one, const Struct& other) {
+  return std::memcmp(&one, &other, sizeof one) != 0;
+}
+
 }  // namespace
 
 Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& format) {
@@ -78,27 +108,45 @@ Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& forma
   VMFORK_CHECK(vcpu.Get(state.lapic));
   VMFORK_TRY(msrs, ReadMsrs(vcpu, format.msr_indices));
   state.msrs = std::move(msrs);
-  VMFORK_CHECK(DropReadOnlyMsrs(vcpu, state.msrs));
   VMFORK_CHECK(vcpu.Get(state.events));
   return state;
 }
 
-Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state) {
+Result<VcpuState> ReadFreshVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& format) {
+  VMFORK_TRY(state, ReadVcpuState(vcpu, format));
+  VMFORK_CHECK(DropReadOnlyMsrs(vcpu, state.msrs));
+  return state;
+}
+
+Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state, const VcpuState& now) {
   VMFORK_CHECK(vcpu.Set(state.sregs));
-  if (state.has_xcrs) VMFORK_CHECK(vcpu.Set(state.xcrs));
-  VMFORK_CHECK(vcpu.SetXsave(state.xsave));
+  if (state.has_xcrs && Differs(state.xcrs, now.xcrs)) VMFORK_CHECK(vcpu.Set(state.xcrs));
+  if (state.xsave != now.xsave) VMFORK_CHECK(vcpu.SetXsave(state.xsave));
   VMFORK_CHECK(vcpu.Set(state.regs));
-  VMFORK_CHECK(vcpu.Set(state.debugregs));
+  if (Differs(state.debugregs, now.debugregs)) VMFORK_CHECK(vcpu.Set(state.debugregs));
   // Before the MSRs: a TSC deadline is only taken when the APIC's timer is in that mode.
   VMFORK_CHECK(vcpu.Set(state.lapic));
-  VMFORK_TRY(count, vcpu.SetMsrs(state.msrs));
-  if (count < state.msrs.size()) {
-    char detail[32];
-    std::snprintf(detail, sizeof detail, "MSR 0x%x", state.msrs[count].index);
-    return Fail(ErrorCode::kSnapshotIncompatible, "KVM_SET_MSRS", detail);
-  }
-  VMFORK_CHECK(vcpu.Set(state.mp_state));
+  VMFORK_CHECK(WriteMsrs(vcpu, ChangedMsrs(state.msrs, now.msrs)));
+  if (Differs(state.mp_state, now.mp_state)) VMFORK_CHECK(vcpu.Set(state.mp_state));
   return vcpu.Set(state.events);
+}
+
+Result<void> ResetVcpuState(const VcpuFd& vcpu, const VcpuState& fresh) {
+  constexpr uint64_t kFarTsc = 1ULL << 62;
+  std::vector<kvm_msr_entry> msrs = fresh.msrs;
+  for (kvm_msr_entry& entry : msrs)
+    if (entry.index == kMsrTsc) entry.data = kFarTsc;
+  VMFORK_CHECK(vcpu.Set(fresh.sregs));
+  if (fresh.has_xcrs) VMFORK_CHECK(vcpu.Set(fresh.xcrs));
+  VMFORK_CHECK(vcpu.SetXsave(fresh.xsave));
+  VMFORK_CHECK(vcpu.Set(fresh.regs));
+  VMFORK_CHECK(vcpu.Set(fresh.debugregs));
+  VMFORK_CHECK(vcpu.Set(fresh.lapic));
+  VMFORK_CHECK(WriteMsrs(vcpu, msrs));
+  VMFORK_CHECK(vcpu.Set(fresh.mp_state));
+  VMFORK_CHECK(vcpu.Set(fresh.events));
+  std::memset(&vcpu.Run(), 0, sizeof(kvm_run));  // KVM's half of the last exit
+  return {};
 }
 
 void EncodeVcpuState(const VcpuState& state, ByteWriter& out) {

@@ -36,9 +36,16 @@ struct VcpuStateFormat {
 
 // The vCPU must be parked. Reading has no lasting effect on it.
 Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& format);
-// Into a vCPU that already has its CPUID. Error kSnapshotIncompatible when the host refuses a
-// register.
-Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state);
+// The same of a vCPU that has not run yet. Leaves out the MSRs that cannot be written: what is left
+// are those that a guest can have changed.
+Result<VcpuState> ReadFreshVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& format);
+// Into a vCPU that has its CPUID and is in the state `now`: what is equal is not written. Error
+// kSnapshotIncompatible when the host refuses a register.
+Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state, const VcpuState& now);
+// Back to `fresh`, whatever the vCPU has done since. Its time stamp counter is left far from any
+// that a snapshot could have: KVM takes a value near the one it expects for an attempt to
+// synchronize vCPUs, and does not set it (kvm_synchronize_tsc() in arch/x86/kvm/x86.c).
+Result<void> ResetVcpuState(const VcpuFd& vcpu, const VcpuState& fresh);
 
 void EncodeVcpuState(const VcpuState& state, ByteWriter& out);
 // Hostile input: lengths are checked, values are KVM's to judge. Error: kSnapshotInvalid.

@@ -16,7 +16,7 @@ constexpr unsigned kReapers = 2;
 constexpr unsigned kDiskThreads = 4;
 }  // namespace
 
-Result<std::shared_ptr<Engine>> Engine::Create(std::string scratch_directory) {
+Result<std::shared_ptr<Engine>> Engine::Create(EngineOptions options) {
   VMFORK_TRY(kvm, Kvm::Open());
   VMFORK_TRY(host, ProbeHost(kvm));
   constexpr int kStableApi = 12;  // Documentation/virt/kvm/api.rst: anything else is to be refused
@@ -45,7 +45,8 @@ Result<std::shared_ptr<Engine>> Engine::Create(std::string scratch_directory) {
   engine->workers_ = std::make_unique<WorkerPool>(kWorkers, "vmfork-work");
   engine->reapers_ = std::make_unique<WorkerPool>(kReapers, "vmfork-reap");
   engine->disk_threads_ = std::make_unique<WorkerPool>(kDiskThreads, "vmfork-disk");
-  engine->scratch_directory_ = std::move(scratch_directory);
+  engine->scratch_directory_ = std::move(options.scratch_directory);
+  engine->shells_ = std::make_unique<ShellPool>(*engine, options.shells);
   return engine;
 }
 

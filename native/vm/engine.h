@@ -15,14 +15,20 @@
 #include "kvm/host.h"
 #include "kvm/kvm_fd.h"
 #include "vcpu/vcpu_state.h"
+#include "vm/shell_pool.h"
 
 namespace vmfork {
 
+struct EngineOptions {
+  std::string scratch_directory;  // where scratch disks lie; empty: in memory
+  ShellLimits shells;
+};
+
 class Engine {
  public:
-  // Opens /dev/kvm and starts the threads. Scratch disks lie in `scratch_directory`; empty: in
-  // memory. Errors: kKvmMissing, kKvmDenied, kKvmCapability, kSystem.
-  static Result<std::shared_ptr<Engine>> Create(std::string scratch_directory = {});
+  // Opens /dev/kvm and starts the threads. Errors: kKvmMissing, kKvmDenied, kKvmCapability,
+  // kSystem.
+  static Result<std::shared_ptr<Engine>> Create(EngineOptions options = {});
   ~Engine();
 
   const Kvm& GetKvm() const { return kvm_; }
@@ -42,6 +48,7 @@ class Engine {
   // For requests to disks that have to wait for the host.
   WorkerPool& DiskThreads() { return *disk_threads_; }
   BlockImages& Images() { return images_; }
+  ShellPool& Shells() { return *shells_; }
   const std::string& ScratchDirectory() const { return scratch_directory_; }
 
  private:
@@ -60,6 +67,7 @@ class Engine {
   std::unique_ptr<WorkerPool> disk_threads_;
   BlockImages images_;
   std::string scratch_directory_;
+  std::unique_ptr<ShellPool> shells_;
 };
 
 }  // namespace vmfork

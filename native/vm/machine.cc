@@ -6,171 +6,131 @@
 #include <cinttypes>
 #include <cstdio>
 
-#include "boot/cpuid.h"
 #include "devices/virtio/rng.h"
 #include "memory/layout.h"
 
 namespace vmfork {
 
 namespace {
-constexpr uint64_t kQueueNotifyOffset = 0x50;  // virtio 1.2, 4.2.2
-constexpr uint32_t kQueueNotifyWidth = 4;
 constexpr uint32_t kSerialSectionIndex = 0;
+constexpr size_t kVsockAndRng = 2;
 }  // namespace
 
-Machine::Machine(EventLoop& loop, Setup setup)
-    : loop_(loop),
+Machine::Machine(Engine& engine, Setup setup)
+    : loop_(engine.NextLoop()),
+      shells_(engine.Shells()),
+      host_(engine.Host()),
       config_(std::move(setup.config)),
-      image_(std::move(setup.image)),
       on_end_(std::move(setup.on_end)),
       cpuid_(std::move(setup.cpuid)),
       serial_(setup.console_bytes, [this] { PulseLine(layout::kSerialIrq); }),
       reset_port_(
           [this] { on_end_({ErrorCode::kGuestReset, "guest reset", 0, "reset line pulsed"}); }) {}
 
+ShellShape Machine::Shape(const MachineConfig& config, const std::vector<kvm_cpuid_entry2>& cpuid) {
+  return {.memory_bytes = config.memory_bytes,
+          .vcpus = config.vcpus,
+          .devices = kVsockAndRng + config.disks.size(),
+          .cpuid = cpuid};
+}
+
 Result<std::unique_ptr<Machine>> Machine::Build(Engine& engine, Setup setup, StageClock& clock) {
-  std::unique_ptr<Machine> machine(new Machine(engine.NextLoop(), std::move(setup)));
-  VMFORK_TRY(vm, engine.GetKvm().CreateVm());
-  machine->vm_ = std::move(vm);
-  clock.Lap("create_vm");
-  VMFORK_CHECK(machine->MapMemory());
+  VMFORK_TRY(shell, engine.Shells().Take(Shape(setup.config, setup.cpuid), clock));
+  const std::shared_ptr<const Image> image = std::move(setup.image);
+  std::unique_ptr<Machine> machine(new Machine(engine, std::move(setup)));
+  machine->shell_ = std::move(shell);
+  VMFORK_CHECK(machine->View().Show(image));
   clock.Lap("memory");
-  // After the memory slots: with the interrupt controllers in place, adding a slot waits for an
-  // SRCU grace period of several ms.
-  VMFORK_CHECK(machine->vm_.CreateIrqchip());
-  clock.Lap("irqchip");
-  VMFORK_CHECK(machine->AddVcpus(engine, machine->cpuid_));
-  clock.Lap("vcpus");
   VMFORK_CHECK(machine->AddDevices(engine));
   clock.Lap("devices");
   return machine;
 }
 
-Result<void> Machine::MapMemory() {
-  VMFORK_TRY(view, PrivateView::Map(image_));
-  view_ = std::move(view);
-  memory_ = GuestMemory(layout::RamRegions(view_.Data(), view_.Size()));
-  uint32_t slot = 0;
-  for (const RamRegion& region : memory_.Regions()) {
-    VMFORK_CHECK(vm_.SetMemory(slot++, region.start, region.size, region.host));
-  }
-  VMFORK_CHECK(vm_.SetIdentityMapAddress(layout::kIdentityMapPage));
-  return vm_.SetTssAddress(layout::kTssPages);
-}
-
-Result<void> Machine::AddVcpus(const Engine& engine, const std::vector<kvm_cpuid_entry2>& cpuid) {
-  for (uint32_t index = 0; index < config_.vcpus; ++index) {
-    VMFORK_TRY(fd, vm_.CreateVcpu(index, engine.VcpuMappingSize()));
-    VMFORK_CHECK(fd.SetCpuid(CpuidOf(cpuid, index)));
-    vcpus_.push_back(std::make_unique<Vcpu>(std::move(fd), index, memory_, ports_, mmio_,
-                                            [this](Error reason) { on_end_(std::move(reason)); }));
-  }
-  return {};
-}
-
 Result<void> Machine::AddDevices(Engine& engine) {
   ports_.Add(Serial::kPort, Serial::kPortCount, &serial_);
   ports_.Add(ResetPort::kPort, ResetPort::kPortCount, &reset_port_);
-  VMFORK_TRY(doorbell, EventFd::Create());
-  doorbell_ = std::move(doorbell);
 
   auto vsock = std::make_unique<VsockDevice>(loop_, config_.cid, kControlPort);
   vsock_ = vsock.get();
-  VMFORK_CHECK(AddVirtio("vsock", std::move(vsock)));
-  VMFORK_CHECK(AddVirtio("rng", std::make_unique<RngDevice>()));
+  AddVirtio("vsock", std::move(vsock));
+  AddVirtio("rng", std::make_unique<RngDevice>());
   for (size_t i = 0; i < config_.disks.size(); ++i) {
-    auto disk = std::make_unique<BlockDevice>(engine.DiskThreads(), BlockDevice::Access::kReadOnly,
-                                              config_.disks[i]);
-    VMFORK_CHECK(AddVirtio("disk" + std::to_string(i), std::move(disk)));
+    AddVirtio("disk" + std::to_string(i),
+              std::make_unique<BlockDevice>(engine.DiskThreads(), BlockDevice::Access::kReadOnly,
+                                            config_.disks[i]));
   }
   first_drive_ = slots_.size();
-  for (size_t i = 0; i < kMediaSlots; ++i) VMFORK_CHECK(AddDrive(engine, i));
-  VMFORK_CHECK(loop_.Add(doorbell_.Get(), EPOLLIN, this));
+  for (size_t i = 0; i < kMediaSlots; ++i) {
+    const auto access = i == 0 ? BlockDevice::Access::kReadOnly : BlockDevice::Access::kReadWrite;
+    auto drive = std::make_unique<BlockDevice>(engine.DiskThreads(), access, config_.media[i]);
+    drives_[i] = drive.get();
+    AddVirtio("drive" + std::to_string(i), std::move(drive));
+    // Most drives stay empty in most machines: an empty one costs no registration with KVM.
+    if (config_.media[i].medium != nullptr) VMFORK_CHECK(shell_->ConnectDoorbell(first_drive_ + i));
+  }
+  for (const auto& vcpu : shell_->Vcpus()) {
+    vcpu->SetOwner(
+        {.memory = &Memory(), .ports = &ports_, .mmio = &mmio_, .on_end = [this](Error reason) {
+           on_end_(std::move(reason));
+         }});
+  }
+  VMFORK_CHECK(loop_.Add(shell_->Doorbell().Get(), EPOLLIN, this));
   doorbell_watched_ = true;
   return {};
 }
 
-Result<void> Machine::AddVirtio(std::string name, std::unique_ptr<VirtioDevice> device) {
-  VMFORK_TRY(interrupt, EventFd::Create());
-  Slot slot{.name = std::move(name),
-            .interrupt = std::make_unique<EventFd>(std::move(interrupt)),
-            .device = std::move(device),
-            .transport = nullptr};
-  slot.transport = std::make_unique<VirtioTransport>(*slot.device, memory_, *slot.interrupt, loop_);
+void Machine::AddVirtio(std::string name, std::unique_ptr<VirtioDevice> device) {
   const auto line = static_cast<uint32_t>(layout::kFirstVirtioIrq + slots_.size());
-  VMFORK_CHECK(vm_.AddIrqfd(*slot.interrupt, line));
-  AddSlot(std::move(slot));
-  return RingDoorbell(slots_.size() - 1);
-}
-
-// Most drives stay empty in most machines: an empty one costs no descriptor and no registration
-// with KVM, which would be felt in every fork.
-Result<void> Machine::AddDrive(Engine& engine, size_t index) {
-  const auto access = index == 0 ? BlockDevice::Access::kReadOnly : BlockDevice::Access::kReadWrite;
-  auto drive = std::make_unique<BlockDevice>(engine.DiskThreads(), access, config_.media[index]);
-  drives_[index] = drive.get();
-  Slot slot{.name = "drive" + std::to_string(index),
-            .interrupt = nullptr,
-            .device = std::move(drive),
-            .transport = nullptr};
-  const auto line = static_cast<uint32_t>(layout::kFirstVirtioIrq + slots_.size());
-  slot.transport = std::make_unique<VirtioTransport>(
-      *slot.device, memory_, [this, line] { PulseLine(line); }, loop_);
-  AddSlot(std::move(slot));
-  return config_.media[index].medium == nullptr ? Result<void>() : RingDoorbell(slots_.size() - 1);
-}
-
-void Machine::AddSlot(Slot slot) {
   const uint64_t base = layout::kMmioBase.value + slots_.size() * layout::kMmioStride;
-  mmio_.Add(base, layout::kMmioStride, slot.transport.get());
-  slots_.push_back(std::move(slot));
+  auto transport = std::make_unique<VirtioTransport>(
+      *device, Memory(), [this, line] { PulseLine(line); }, loop_);
+  mmio_.Add(base, layout::kMmioStride, transport.get());
+  slots_.push_back({std::move(name), std::move(device), std::move(transport)});
 }
 
-Result<void> Machine::RingDoorbell(size_t slot_index) {
-  Slot& slot = slots_[slot_index];
-  if (slot.rings_doorbell) return {};
-  const uint64_t base = layout::kMmioBase.value + slot_index * layout::kMmioStride;
-  VMFORK_CHECK(vm_.AddIoEventfd(doorbell_, Gpa{base + kQueueNotifyOffset}, kQueueNotifyWidth));
-  slot.rings_doorbell = true;
-  return {};
-}
-
+// By ioctl, not by an irqfd: for a line of the I/O APIC that would go by way of a kernel thread
+// (kvm_arch_set_irq_inatomic() in arch/x86/kvm/irq_comm.c), later, and after the machine has ended.
 void Machine::PulseLine(uint32_t line) {
   std::lock_guard lock(pulse_mutex_);
   // Edge-triggered.
-  if (vm_.SetIrqLine(line, true)) std::ignore = vm_.SetIrqLine(line, false);
+  if (shell_->Kvm().SetIrqLine(line, true)) std::ignore = shell_->Kvm().SetIrqLine(line, false);
 }
 
 Result<void> Machine::InsertDisk(size_t index, BlockDisk disk) {
-  VMFORK_CHECK(RingDoorbell(first_drive_ + index));
+  VMFORK_CHECK(shell_->ConnectDoorbell(first_drive_ + index));
   return drives_[index]->Insert(std::move(disk));
 }
 
 Machine::~Machine() {
   RequestStop();
-  for (auto& vcpu : vcpus_) vcpu->Stop();
-  if (doorbell_watched_) loop_.Remove(doorbell_.Get(), this);
-  // Transports shut their devices down; nothing of this VM runs on the loop afterwards.
-  for (Slot& slot : slots_) slot.transport.reset();
+  bool reusable = true;
+  for (const auto& vcpu : shell_->Vcpus()) reusable = vcpu->Disown() && reusable;
+  for (Slot& slot : slots_) slot.transport->Pause();
+  // In one go on the loop's thread, instead of a visit each.
+  loop_.Run([this] {
+    if (doorbell_watched_) loop_.Remove(shell_->Doorbell().Get(), this);
+    for (Slot& slot : slots_) slot.transport->Retire();
+  });
+  loop_.Run([] {});  // what they had posted has run; nothing of this machine is on the loop
+  if (reusable) shells_.Give(std::move(shell_));
 }
 
 void Machine::OnEvents(uint32_t) {
-  doorbell_.Drain();
+  shell_->Doorbell().Drain();
   for (Slot& slot : slots_) slot.transport->Notify();
 }
 
-Result<void> Machine::StartVcpus() {
-  for (auto& vcpu : vcpus_) VMFORK_CHECK(vcpu->Start());
-  return {};
+void Machine::StartVcpus() {
+  for (const auto& vcpu : shell_->Vcpus()) vcpu->Unpark();
 }
 
 void Machine::RequestStop() {
-  for (auto& vcpu : vcpus_) vcpu->RequestStop();
+  for (const auto& vcpu : shell_->Vcpus()) vcpu->RequestStop();
 }
 
 void Machine::Park() {
-  for (auto& vcpu : vcpus_) vcpu->RequestPark();
-  for (auto& vcpu : vcpus_) vcpu->WaitParked();
+  for (const auto& vcpu : shell_->Vcpus()) vcpu->RequestPark();
+  for (const auto& vcpu : shell_->Vcpus()) vcpu->WaitParked();
   for (Slot& slot : slots_) slot.transport->Pause();
 }
 
@@ -180,7 +140,7 @@ void Machine::ResumeDevices() {
 
 void Machine::Unpark() {
   ResumeDevices();
-  for (auto& vcpu : vcpus_) vcpu->Unpark();
+  StartVcpus();
 }
 
 std::string Machine::MmioCmdline() const {
@@ -195,24 +155,24 @@ std::string Machine::MmioCmdline() const {
   return text;
 }
 
-Result<MachineState> Machine::ReadState(const Engine& engine) {
+Result<MachineState> Machine::ReadState() {
   MachineState state;
   state.config = config_;
   for (size_t i = 0; i < kMediaSlots; ++i) state.config.media[i] = drives_[i]->Disk();
-  state.host_kind = engine.Host().kind;
-  state.cpu_vendor = engine.Host().cpu_vendor;
+  state.host_kind = host_.kind;
+  state.cpu_vendor = host_.cpu_vendor;
   state.cpuid = cpuid_;
   VMFORK_TRY(tsc_khz, BootVcpu().Fd().GetTscKhz());
   state.tsc_khz = tsc_khz;
-  for (auto& vcpu : vcpus_) {
-    VMFORK_TRY(vcpu_state, ReadVcpuState(vcpu->Fd(), engine.VcpuFormat()));
+  for (const auto& vcpu : shell_->Vcpus()) {
+    VMFORK_TRY(vcpu_state, ReadVcpuState(vcpu->Fd(), shell_->Fresh()->format));
     state.vcpus.push_back(std::move(vcpu_state));
   }
   for (uint32_t chip = 0; chip < state.irqchips.size(); ++chip) {
-    VMFORK_TRY(irqchip, vm_.GetIrqchip(chip));
+    VMFORK_TRY(irqchip, shell_->Kvm().GetIrqchip(chip));
     state.irqchips[chip] = irqchip;
   }
-  VMFORK_TRY(clock, vm_.GetClock());
+  VMFORK_TRY(clock, shell_->Kvm().GetClock());
   state.clock = clock;
   // KVM_SET_CLOCK refuses flags that KVM_GET_CLOCK reports; 0 asks for exactly this value.
   state.clock.flags = 0;
@@ -230,12 +190,13 @@ Result<MachineState> Machine::ReadState(const Engine& engine) {
 
 Result<void> Machine::WriteState(const Engine& engine, const MachineState& state,
                                  StageClock& clock) {
-  for (const kvm_irqchip& chip : state.irqchips) VMFORK_CHECK(vm_.SetIrqchip(chip));
-  VMFORK_CHECK(vm_.SetClock(state.clock));
+  for (const kvm_irqchip& chip : state.irqchips) VMFORK_CHECK(shell_->Kvm().SetIrqchip(chip));
+  VMFORK_CHECK(shell_->Kvm().SetClock(state.clock));
   clock.Lap("restore_irqchip_clock");
-  for (size_t i = 0; i < vcpus_.size(); ++i) {
-    if (engine.HasTscControl()) VMFORK_CHECK(vcpus_[i]->Fd().SetTscKhz(state.tsc_khz));
-    VMFORK_CHECK(WriteVcpuState(vcpus_[i]->Fd(), state.vcpus[i]));
+  for (size_t i = 0; i < state.vcpus.size(); ++i) {
+    const VcpuFd& vcpu = shell_->Vcpus()[i]->Fd();
+    if (engine.HasTscControl()) VMFORK_CHECK(vcpu.SetTscKhz(state.tsc_khz));
+    VMFORK_CHECK(WriteVcpuState(vcpu, state.vcpus[i], shell_->Fresh()->vcpus[i]));
   }
   clock.Lap("restore_vcpus");
   if (state.devices.size() != slots_.size() + 1) {

@@ -1,6 +1,7 @@
 // Snapshot: a frozen VM. Immutable, shared by all its clones, usable from any thread.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -48,6 +49,9 @@ class Snapshot {
   const std::shared_ptr<const Image>& GetImage() const { return image_; }
   const MachineState& State() const { return state_; }
   const std::string& Metadata() const { return metadata_; }
+  // How long its source stood still for it; 0 for a loaded one.
+  std::chrono::nanoseconds Pause() const { return pause_; }
+  void SetPause(std::chrono::nanoseconds pause) { pause_ = pause; }
 
   // Writes memory, state and manifest into `directory`, which must not exist, by way of a temporary
   // sibling and a rename. Blocks for as long as the disk takes. Errors: kSystem, kState (the base
@@ -78,6 +82,7 @@ class Snapshot {
   std::shared_ptr<const Image> image_;
   MachineState state_;
   std::string metadata_;
+  std::chrono::nanoseconds pause_{0};
   mutable std::mutex files_mutex_;  // guards the next one
   mutable std::shared_ptr<const SavedFiles> files_;
 };

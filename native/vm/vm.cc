@@ -15,7 +15,6 @@
 #include "boot/kernel_image.h"
 #include "memory/capture.h"
 #include "memory/layout.h"
-#include "memory/page_scan.h"
 #include "vm/machine.h"
 
 namespace vmfork {
@@ -114,6 +113,17 @@ Error Explain(Error reason, const std::string& console) {
           console.substr(start, console.find_first_of("\r\n", start) - start)};
 }
 
+// Of a machine that stands still.
+Result<std::shared_ptr<Snapshot>> Capture(const Engine& engine, Machine& machine) {
+  VMFORK_TRY(state, machine.ReadState());
+  VMFORK_CHECK(CopyWritableMedia(engine, state.config));
+  VMFORK_TRY(image, CaptureImage(machine.View()));
+  // The source goes on over the new image: what it shared with nobody it now shares with its
+  // clones.
+  VMFORK_CHECK(machine.View().Show(image));
+  return std::make_shared<Snapshot>(std::move(image), std::move(state), std::string());
+}
+
 }  // namespace
 
 // Hears of the machine's end on any thread and passes it on once. Shared with the machine, so that
@@ -128,6 +138,7 @@ class Vm::EndReporter {
     machine_->RequestStop();
     observer_->OnExit(Explain(std::move(reason), machine_->Console().Tail()));
   }
+  // Nothing is reported any more.
   void Silence() { reported_ = true; }
 
  private:
@@ -137,28 +148,35 @@ class Vm::EndReporter {
 };
 
 Vm::Vm(std::shared_ptr<Engine> engine, std::shared_ptr<VmObserver> observer)
-    : engine_(std::move(engine)),
-      observer_(std::move(observer)),
-      reporter_(std::make_shared<EndReporter>(observer_)) {}
+    : engine_(std::move(engine)), observer_(std::move(observer)) {}
 
 Vm::~Vm() { Destroy(); }
 
-Result<void> Vm::BuildMachine(MachineConfig config, std::shared_ptr<const Image> image,
-                              std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes,
-                              StageClock& clock) {
+Result<Vm::Made> Vm::MakeMachine(MachineConfig config, std::shared_ptr<const Image> image,
+                                 std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes,
+                                 StageClock& clock) const {
+  auto reporter = std::make_shared<EndReporter>(observer_);
   VMFORK_TRY(
       machine,
-      Machine::Build(
-          *engine_,
-          {.config = std::move(config),
-           .image = std::move(image),
-           .cpuid = std::move(cpuid),
-           .console_bytes = console_bytes,
-           .on_end = [reporter = reporter_](Error reason) { reporter->Report(std::move(reason)); }},
-          clock));
-  machine_ = std::move(machine);
-  reporter_->SetMachine(machine_.get());
-  return {};
+      Machine::Build(*engine_,
+                     {.config = std::move(config),
+                      .image = std::move(image),
+                      .cpuid = std::move(cpuid),
+                      .console_bytes = console_bytes,
+                      .on_end = [reporter](Error reason) { reporter->Report(std::move(reason)); }},
+                     clock));
+  reporter->SetMachine(machine.get());
+  return Made{
+      .reporter = std::move(reporter), .machine = std::move(machine), .control = {}, .stages = {}};
+}
+
+std::unique_ptr<Machine> Vm::Adopt(Made made) {
+  std::unique_lock lock(machine_mutex_);
+  if (reporter_ != nullptr) reporter_->Silence();
+  reporter_ = std::move(made.reporter);
+  control_ = std::move(made.control);
+  stages_ = std::move(made.stages);
+  return std::exchange(machine_, std::move(made.machine));
 }
 
 Result<std::shared_ptr<Vm>> Vm::Boot(std::shared_ptr<Engine> engine, const BootOptions& options,
@@ -167,52 +185,94 @@ Result<std::shared_ptr<Vm>> Vm::Boot(std::shared_ptr<Engine> engine, const BootO
   VMFORK_CHECK(CheckMemorySize(options.memory_bytes));
   VMFORK_TRY(disks, OpenDisks(*engine, options.disk_paths));
   std::shared_ptr<Vm> vm(new Vm(std::move(engine), std::move(observer)));
-  VMFORK_CHECK(
-      vm->BuildMachine({.memory_bytes = options.memory_bytes,
-                        .vcpus = options.vcpus,
-                        .cid = options.cid,
-                        .disks = std::move(disks),
-                        .media = {}},
-                       Image::Zero(options.memory_bytes),
-                       FitCpuid(vm->engine_->SupportedCpuid(), vm->engine_->Host(), options.vcpus),
-                       options.console_bytes, clock));
-  VMFORK_CHECK(LoadGuest(*vm->machine_, options));
+  auto cpuid = FitCpuid(vm->engine_->SupportedCpuid(), vm->engine_->Host(), options.vcpus);
+  VMFORK_TRY(made, vm->MakeMachine({.memory_bytes = options.memory_bytes,
+                                    .vcpus = options.vcpus,
+                                    .cid = options.cid,
+                                    .disks = std::move(disks),
+                                    .media = {}},
+                                   Image::Zero(options.memory_bytes), std::move(cpuid),
+                                   options.console_bytes, clock));
+  Machine& machine = *made.machine;
+  VMFORK_CHECK(LoadGuest(machine, options));
   clock.Lap("load_kernel");
+  vm->Adopt(std::move(made));
   VMFORK_CHECK(vm->Listen(Machine::kControlPort));
-  VMFORK_CHECK(vm->machine_->StartVcpus());
+  machine.StartVcpus();
   clock.Lap("start");
   vm->stages_ = clock.Take();
   return vm;
+}
+
+Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, const ForkOptions& options) const {
+  StageClock clock;
+  const MachineState& state = snapshot.State();
+  MachineConfig config = state.config;
+  VMFORK_CHECK(CopyWritableMedia(*engine_, config));
+  clock.Lap("media");
+  VMFORK_TRY(made, MakeMachine(std::move(config), snapshot.GetImage(), state.cpuid,
+                               options.console_bytes, clock));
+  Machine& machine = *made.machine;
+  VMFORK_CHECK(machine.WriteState(*engine_, state, clock));
+  // A guest that had not dialled the control port when it was frozen has no channel to continue.
+  auto control = machine.Vsock().AttachControl();
+  if (control) {
+    // Into the socket before the guest runs: its first instructions already find the interrupt.
+    VMFORK_CHECK(SendFully(control->Get(), options.control_bytes));
+    made.control = std::move(*control);
+  } else if (control.error().code != ErrorCode::kState || !options.control_bytes.empty()) {
+    return std::unexpected(std::move(control).error());
+  }
+  machine.Vsock().SetCid(options.cid);
+  clock.Lap("identity");
+  machine.ResumeDevices();
+  machine.StartVcpus();
+  clock.Lap("start");
+  made.stages = clock.Take();
+  return made;
 }
 
 Result<std::shared_ptr<Vm>> Vm::Fork(std::shared_ptr<Engine> engine,
                                      const std::shared_ptr<const Snapshot>& snapshot,
                                      const ForkOptions& options,
                                      std::shared_ptr<VmObserver> observer) {
-  StageClock clock;
   std::shared_ptr<Vm> vm(new Vm(std::move(engine), std::move(observer)));
-  const MachineState& state = snapshot->State();
-  MachineConfig config = state.config;
-  VMFORK_CHECK(CopyWritableMedia(*vm->engine_, config));
-  VMFORK_CHECK(vm->BuildMachine(std::move(config), snapshot->GetImage(), state.cpuid,
-                                options.console_bytes, clock));
-  VMFORK_CHECK(vm->machine_->WriteState(*vm->engine_, state, clock));
-  // A guest that had not dialled the control port when it was frozen has no channel to continue.
-  auto control = vm->machine_->Vsock().AttachControl();
-  if (control) {
-    // Into the socket before the guest runs: its first instructions already find the interrupt.
-    VMFORK_CHECK(SendFully(control->Get(), options.control_bytes));
-    vm->control_ = std::move(*control);
-  } else if (control.error().code != ErrorCode::kState || !options.control_bytes.empty()) {
-    return std::unexpected(std::move(control).error());
-  }
-  vm->machine_->Vsock().SetCid(options.cid);
-  clock.Lap("identity");
-  vm->machine_->ResumeDevices();
-  VMFORK_CHECK(vm->machine_->StartVcpus());
-  clock.Lap("start");
-  vm->stages_ = clock.Take();
+  VMFORK_TRY(made, vm->MakeClone(*snapshot, options));
+  vm->origin_ = snapshot;
+  vm->Adopt(std::move(made));
   return vm;
+}
+
+Result<void> Vm::Reset(const ForkOptions& options) {
+  std::lock_guard order(order_mutex_);
+  if (origin_ == nullptr) return Fail(ErrorCode::kState, "reset", "the VM was not forked");
+  if (paused_) return Fail(ErrorCode::kState, "reset", "the VM is paused");
+  if (retired_.valid()) retired_.wait();
+  {
+    std::shared_lock lock(machine_mutex_);
+    VMFORK_CHECK(CheckAlive());
+  }
+  VMFORK_TRY(made, MakeClone(*origin_, options));
+  std::unique_ptr<Machine> before = Adopt(std::move(made));
+  before->RequestStop();
+  RetireInBackground(std::move(before));
+  return {};
+}
+
+void Vm::RetireInBackground(std::unique_ptr<Machine> machine) {
+  // Shared, because the pool's tasks are copyable.
+  auto shared = std::make_shared<std::unique_ptr<Machine>>(std::move(machine));
+  auto done = std::make_shared<std::promise<void>>();
+  retired_ = done->get_future().share();
+  engine_->Reapers().Submit([shared, done] {
+    shared->reset();
+    done->set_value();
+  });
+}
+
+std::vector<Stage> Vm::Stages() const {
+  std::shared_lock lock(machine_mutex_);
+  return stages_;
 }
 
 Result<void> Vm::CheckAlive() const {
@@ -249,14 +309,13 @@ Result<std::shared_ptr<Snapshot>> Vm::Freeze() {
   std::lock_guard order(order_mutex_);
   std::shared_lock lock(machine_mutex_);
   VMFORK_CHECK(CheckAlive());
-  if (!paused_) return Fail(ErrorCode::kState, "snapshot", "the VM is not paused");
-  VMFORK_TRY(state, machine_->ReadState(*engine_));
-  VMFORK_CHECK(CopyWritableMedia(*engine_, state.config));
-  VMFORK_TRY(image, CaptureImage(machine_->View()));
-  // The source goes on over the new image: what it shared with nobody it now shares with its
-  // clones.
-  VMFORK_CHECK(machine_->View().Remap(image));
-  return std::make_shared<Snapshot>(std::move(image), std::move(state), std::string());
+  const auto start = std::chrono::steady_clock::now();
+  if (!paused_) machine_->Park();
+  auto snapshot = Capture(*engine_, *machine_);
+  if (!paused_) machine_->Unpark();
+  const std::chrono::nanoseconds pause = std::chrono::steady_clock::now() - start;
+  if (snapshot) (*snapshot)->SetPause(pause);
+  return snapshot;
 }
 
 Result<void> Vm::AttachDisk(size_t slot, const DiskOptions& options) {
@@ -350,22 +409,24 @@ Result<std::vector<uint64_t>> Vm::SampleRip(uint32_t count, uint32_t interval_us
 }
 
 void Vm::RequestStop() {
-  reporter_->Silence();
   std::shared_lock lock(machine_mutex_);
-  if (machine_ != nullptr) machine_->RequestStop();
+  if (machine_ == nullptr) return;
+  reporter_->Silence();
+  machine_->RequestStop();
 }
 
 void Vm::Destroy() {
   std::unique_ptr<Machine> machine;
-  reporter_->Silence();
+  std::lock_guard order(order_mutex_);
   {
-    std::lock_guard order(order_mutex_);
     std::unique_lock lock(machine_mutex_);
+    if (reporter_ != nullptr) reporter_->Silence();
     if (machine_ != nullptr) last_console_ = machine_->Console().Tail();
     machine = std::move(machine_);
     control_.Reset();
   }
   machine.reset();
+  if (retired_.valid()) retired_.wait();
 }
 
 }  // namespace vmfork

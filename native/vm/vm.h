@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -41,13 +42,19 @@ class Vm {
 
   // The host end of a clone's control channel. Once; then, and for booted VMs, kState.
   Result<UniqueFd> TakeControl();
-  const std::vector<Stage>& Stages() const { return stages_; }
+  std::vector<Stage> Stages() const;  // of the boot, the fork, or the newest reset
 
   Result<void> Pause();   // *blocks* until every vCPU is parked and devices are still. Idempotent.
   Result<void> Resume();  // Idempotent.
-  // Freezes a paused VM. It stays paused; from then on it runs on over the new image itself.
+  // Freezes the VM. One that runs stands still only while its state and the pages it has written
+  // are captured; a paused one stays paused. From then on it runs on over the new image itself.
   // *blocks*
   Result<std::shared_ptr<Snapshot>> Freeze();
+  // Back to the moment of its fork, as a machine of its own: see Fork(). Connections end, listeners
+  // and disks attached since are gone; TakeControl() gives the new channel. The machine before it
+  // is taken down in the background, at most one at a time. *blocks* Errors: kState (booted, or
+  // paused), those of Fork().
+  Result<void> Reset(const ForkOptions& options);
 
   // Puts a disk into one of the kMediaSlots drives; the guest is told and finds it in its own time.
   // *blocks* Errors: kDisk (the slot is in use or read-only, or the file will not do), kGone,
@@ -85,25 +92,39 @@ class Vm {
  private:
   class EndReporter;
 
-  Vm(std::shared_ptr<Engine> engine, std::shared_ptr<VmObserver> observer);
-  Result<void> BuildMachine(MachineConfig config, std::shared_ptr<const Image> image,
-                            std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes,
-                            StageClock& clock);
-  Result<void> CheckAlive() const;
+  // A machine that nobody else knows yet, and what belongs to it.
+  struct Made {
+    std::shared_ptr<EndReporter> reporter;
+    std::unique_ptr<Machine> machine;
+    UniqueFd control;
+    std::vector<Stage> stages;
+  };
 
-  std::shared_ptr<Engine> engine_;
-  std::shared_ptr<VmObserver> observer_;
-  std::shared_ptr<EndReporter> reporter_;
-  std::mutex
-      order_mutex_;  // one of Pause, Resume, Freeze, SampleRip, Destroy at a time; guards paused_
+  Vm(std::shared_ptr<Engine> engine, std::shared_ptr<VmObserver> observer);
+  Result<Made> MakeMachine(MachineConfig config, std::shared_ptr<const Image> image,
+                           std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes,
+                           StageClock& clock) const;
+  // A running copy of the snapshot.
+  Result<Made> MakeClone(const Snapshot& snapshot, const ForkOptions& options) const;
+  std::unique_ptr<Machine> Adopt(Made made);  // the one before it
+  Result<void> CheckAlive() const;
+  void RetireInBackground(std::unique_ptr<Machine> machine);
+
+  const std::shared_ptr<Engine> engine_;
+  const std::shared_ptr<VmObserver> observer_;
+  std::shared_ptr<const Snapshot> origin_;  // what it was forked from; null: booted
+  // One of Pause, Resume, Freeze, Reset, SampleRip, Destroy at a time; guards paused_ and retired_.
+  std::mutex order_mutex_;
   bool paused_ = false;
-  // Guards the three below; held shared by whoever uses the machine, and only for as long as that
-  // takes. Taken after order_mutex_.
+  std::shared_future<void> retired_;  // the machine before a reset is gone
+  // Guards all below; held shared by whoever uses the machine, and only for as long as that takes.
+  // Taken after order_mutex_.
   mutable std::shared_mutex machine_mutex_;
+  std::shared_ptr<EndReporter> reporter_;
   std::unique_ptr<Machine> machine_;  // null: destroyed
   UniqueFd control_;
   std::string last_console_;
-  std::vector<Stage> stages_;  // written before anybody else has this Vm
+  std::vector<Stage> stages_;
 };
 
 }  // namespace vmfork

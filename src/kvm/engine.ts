@@ -67,7 +67,7 @@ export class Engine {
     try {
       this.#native = addon.createEngine(
         (event) => this.#onEvent(event),
-        join(cacheDirectory(), 'scratch'),
+        { scratchDirectory: join(cacheDirectory(), 'scratch') },
       );
     } catch (error) {
       throw fromNative(error);

@@ -49,6 +49,10 @@ VirtioTransport::VirtioTransport(VirtioDevice& device, const GuestMemory& memory
 }
 
 VirtioTransport::~VirtioTransport() {
+  if (*alive_) Retire();
+}
+
+void VirtioTransport::Retire() {
   {
     DeviceLock lock(*this);
     paused_ = true;

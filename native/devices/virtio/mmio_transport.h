@@ -28,8 +28,11 @@ class VirtioTransport final : public BusDevice, private DeviceContext {
   VirtioTransport(VirtioDevice& device, const GuestMemory& memory, const EventFd& interrupt,
                   EventLoop& loop)
       : VirtioTransport(device, memory, [&interrupt] { interrupt.Signal(); }, loop) {}
-  // No vCPU may run any more. Afterwards nothing of the device runs on the loop.
-  ~VirtioTransport() override;
+  ~VirtioTransport() override;  // Retire(), unless that was done
+
+  // No vCPU may run any more. Shuts the device down. Afterwards nothing of it runs on the loop; but
+  // when called on the loop's thread, only once what had been posted before has run.
+  void Retire();
 
   void Read(uint64_t offset, std::span<std::byte> data) override;
   void Write(uint64_t offset, std::span<const std::byte> data) override;

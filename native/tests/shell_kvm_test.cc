@@ -1,0 +1,243 @@
+// Recycled shells on /dev/kvm: nothing of the machine before is left in one, and a fork into one is
+// the fork into a new one.
+#include <cstring>
+#include <thread>
+
+#include "boot/cpuid.h"
+#include "tests/small_guest.h"
+#include "tests/test.h"
+#include "vm/machine.h"
+
+namespace vmfork {
+namespace {
+
+constexpr uint64_t kMemoryBytes = 32 << 20;
+constexpr uint32_t kMsrTsc = 0x10, kMsrLstar = 0xc000'0082, kMsrStar = 0xc000'0081;
+constexpr uint32_t kMsrKernelGsBase = 0xc000'0102, kMsrKvmClock = 0x4b56'4d01;
+constexpr ShellLimits kNoPool = {.ready = 0, .kept = 0};
+constexpr ShellLimits kRecycleOnly = {.ready = 0, .kept = 4};
+
+ShellShape TestShape(const Engine& engine, uint32_t vcpus = 2) {
+  return {.memory_bytes = kMemoryBytes,
+          .vcpus = vcpus,
+          .devices = 2,
+          .cpuid = FitCpuid(engine.SupportedCpuid(), engine.Host(), vcpus)};
+}
+
+std::unique_ptr<Shell> TakeShell(Engine& engine, const ShellShape& shape) {
+  StageClock clock;
+  auto shell = engine.Shells().Take(shape, clock);
+  if (!shell) std::fprintf(stderr, "no shell: %s\n", shell.error().ToString().c_str());
+  return shell ? std::move(*shell) : nullptr;
+}
+
+std::vector<std::byte> Bytes(const VcpuState& state) {
+  VcpuState still = state;
+  for (kvm_msr_entry& entry : still.msrs)
+    if (entry.index == kMsrTsc) entry.data = 0;
+  ByteWriter out;
+  EncodeVcpuState(still, out);
+  return out.Take();
+}
+
+void ExpectEqual(const FreshState& one, const FreshState& other) {
+  EXPECT_EQ(one.vcpus.size(), other.vcpus.size());
+  for (size_t i = 0; i < one.vcpus.size(); ++i)
+    EXPECT_TRUE(Bytes(one.vcpus[i]) == Bytes(other.vcpus[i]));
+  for (size_t i = 0; i < one.irqchips.size(); ++i)
+    EXPECT_EQ(
+        std::memcmp(&one.irqchips[i].chip, &other.irqchips[i].chip, sizeof one.irqchips[i].chip),
+        0);
+}
+
+// A guest's traces everywhere: registers, FPU, debug registers, MSRs, APIC, pending events.
+VcpuState Used(VcpuState state) {
+  state.regs.rax = state.regs.r15 = 0x5ec2'e700'dead'beef;
+  state.regs.rip = 0x1234;
+  state.sregs.cr2 = 0x5ec2'e700;
+  state.debugregs.db[0] = 0x5ec2'e700;
+  // XSAVE's legacy area: x87 control word, XMM0; and the header's bits that say both are there
+  // (Intel SDM, volume 1, 13.4).
+  const uint16_t control_word = 0x027f;
+  std::memcpy(state.xsave.data(), &control_word, sizeof control_word);
+  std::memset(state.xsave.data() + 160, 0x5e, 16);
+  state.xsave[512] |= std::byte{3};
+  for (kvm_msr_entry& entry : state.msrs) {
+    if (entry.index == kMsrLstar || entry.index == kMsrKernelGsBase) entry.data = 0x5ec2'e700;
+    if (entry.index == kMsrStar) entry.data = 0x0023'0010'0000'0000;
+    if (entry.index == kMsrKvmClock) entry.data = 0x1001;
+  }
+  // Software-enabled, a periodic timer that runs, an interrupt in service (SDM, volume 3, 11.4).
+  const auto set = [&state](size_t offset, uint32_t value) {
+    std::memcpy(state.lapic.regs + offset, &value, sizeof value);
+  };
+  set(0xf0, 0x1ff);
+  set(0x320, 0x2'00ee);
+  set(0x380, 100'000'000);
+  set(0x120, 1U << 5);
+  state.events.nmi.pending = 1;
+  state.events.exception.injected = 0;
+  return state;
+}
+
+TEST(RecycledShellIsAsNew) {
+  auto engine = TestEngine(kRecycleOnly);
+  const ShellShape shape = TestShape(*engine);
+  auto shell = TakeShell(*engine, shape);
+  const std::shared_ptr<const FreshState> fresh = shell->Fresh();
+  for (size_t i = 0; i < shell->Vcpus().size(); ++i) {
+    const VcpuFd& vcpu = shell->Vcpus()[i]->Fd();
+    EXPECT_TRUE(WriteVcpuState(vcpu, Used(fresh->vcpus[i]), fresh->vcpus[i]).has_value());
+  }
+  kvm_irqchip ioapic = fresh->irqchips[2];
+  ioapic.chip.ioapic.redirtbl[5].bits = 0x31;
+  EXPECT_TRUE(shell->Kvm().SetIrqchip(ioapic).has_value());
+  EXPECT_TRUE(shell->Kvm().SetIrqLine(3, true).has_value());
+  EXPECT_TRUE(shell->Kvm().SetIrqLine(3, false).has_value());
+  EXPECT_TRUE(shell->View().Show(Image::Zero(kMemoryBytes)).has_value());
+  const std::byte secret{0x5e};
+  EXPECT_TRUE(shell->Memory().Write(Gpa{0x4000}, std::span(&secret, 1)));
+  shell->Doorbell().Signal();
+  {
+    auto used = shell->ReadState(fresh->format);
+    EXPECT_TRUE(used.has_value());
+    EXPECT_FALSE(Bytes(used->vcpus[0]) == Bytes(fresh->vcpus[0]));
+    EXPECT_FALSE(Bytes(used->vcpus[1]) == Bytes(fresh->vcpus[1]));
+  }
+  const Shell* address = shell.get();
+  engine->Shells().Give(std::move(shell));
+  EXPECT_EQ(engine->Shells().Count().reused, 1u);
+
+  shell = TakeShell(*engine, shape);
+  EXPECT_TRUE(shell.get() == address);
+  auto now = shell->ReadState(fresh->format);
+  EXPECT_TRUE(now.has_value());
+  ExpectEqual(*now, *fresh);
+  EXPECT_TRUE(shell->View().GetImage() == nullptr);
+  EXPECT_TRUE(shell->View().Show(Image::Zero(kMemoryBytes)).has_value());
+  std::byte read{1};
+  EXPECT_TRUE(shell->Memory().Read(Gpa{0x4000}, std::span(&read, 1)) && read == std::byte{0});
+  EXPECT_FALSE(shell->Doorbell().Drain());
+}
+
+std::vector<std::byte> StateAfterFork(const std::shared_ptr<Engine>& engine,
+                                      const Snapshot& snapshot) {
+  const MachineState& state = snapshot.State();
+  StageClock clock;
+  auto machine = Machine::Build(*engine,
+                                {.config = state.config,
+                                 .image = snapshot.GetImage(),
+                                 .cpuid = state.cpuid,
+                                 .console_bytes = 0,
+                                 .on_end = [](const Error&) {}},
+                                clock);
+  EXPECT_TRUE(machine.has_value());
+  EXPECT_TRUE((*machine)->WriteState(*engine, state, clock).has_value());
+  auto read = (*machine)->ReadState();
+  EXPECT_TRUE(read.has_value());
+  // What goes on by itself.
+  read->clock = {};
+  for (VcpuState& vcpu : read->vcpus)
+    for (kvm_msr_entry& entry : vcpu.msrs)
+      if (entry.index == kMsrTsc) entry.data = 0;
+  return EncodeMachineState(*read, "");
+}
+
+TEST(ForkIntoARecycledShellIsTheForkIntoANewOne) {
+  auto plain = TestEngine(kNoPool), pooled = TestEngine(kRecycleOnly);
+  auto vm = Boot(plain, kCount);
+  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
+  auto snapshot = (*vm)->Freeze();
+  EXPECT_TRUE(snapshot.has_value());
+  // Another guest, which has done other things, leaves its shell.
+  {
+    auto other = Boot(pooled, Print("other") + kSpin);
+    EXPECT_TRUE(WaitForConsole(**other, "other"));
+  }
+  EXPECT_EQ(pooled->Shells().Count().ready, 1u);
+  const auto recycled = StateAfterFork(pooled, **snapshot);
+  EXPECT_EQ(pooled->Shells().Count().reused, 2u);
+  EXPECT_TRUE(recycled == StateAfterFork(plain, **snapshot));
+}
+
+TEST(ManyGuestsUseOneShellInTurn) {
+  auto engine = TestEngine(kRecycleOnly);
+  auto vm = Boot(engine, kCount);
+  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
+  auto snapshot = (*vm)->Freeze();
+  (*vm)->Destroy();
+  for (int i = 0; i < 50; ++i) {
+    auto clone = Vm::Fork(engine, *snapshot, {}, std::make_shared<Observer>());
+    EXPECT_TRUE(clone.has_value() && WaitForConsole(**clone, "01234567"));
+  }
+  EXPECT_EQ(engine->Shells().Count().built, 1u);
+  EXPECT_EQ(engine->Shells().Count().reused, 51u);
+}
+
+TEST(ShellOfACrashedGuestIsNotUsedAgain) {
+  auto engine = TestEngine(kRecycleOnly);
+  auto observer = std::make_shared<Observer>();
+  auto vm = Boot(engine, kUndefined, observer);
+  observer->ended.wait(false);
+  (*vm)->Destroy();
+  EXPECT_EQ(engine->Shells().Count().ready, 0u);
+}
+
+TEST(PoolFillsItselfUpToItsLimit) {
+  auto engine = TestEngine({.ready = 3, .kept = 5});
+  const ShellShape shape = TestShape(*engine, 1);
+  {
+    auto first = TakeShell(*engine, shape);
+    for (int i = 0; i < 2000 && engine->Shells().Count().ready < 3; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    EXPECT_EQ(engine->Shells().Count().ready, 3u);
+  }
+  EXPECT_TRUE(engine->Shells().Fill(shape, 100).has_value());
+  EXPECT_EQ(engine->Shells().Count().ready, 5u);
+  // Shapes that come and go do not pile up.
+  for (uint64_t i = 1; i < 20; ++i) {
+    ShellShape other = shape;
+    other.memory_bytes += i << 20;
+    auto shell = TakeShell(*engine, other);
+    engine->Shells().Give(std::move(shell));
+  }
+  EXPECT_TRUE(engine->Shells().Count().ready <= 5);
+}
+
+TEST(ResetGoesBackToTheFork) {
+  auto engine = TestEngine();
+  auto vm = Boot(engine, kCount);
+  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
+  auto snapshot = (*vm)->Freeze();
+  EXPECT_TRUE((*vm)->Reset({}).error().code == ErrorCode::kState);
+  auto clone = Vm::Fork(engine, *snapshot, {}, std::make_shared<Observer>());
+  snapshot = Fail(ErrorCode::kGone, "");  // the clone needs nobody
+  EXPECT_TRUE(WaitForConsole(**clone, "01234567"));
+  const char first = (*clone)->ConsoleTail().front();
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_TRUE((*clone)->Reset({}).has_value());
+    EXPECT_TRUE(WaitForConsole(**clone, "01234567"));
+    EXPECT_EQ((*clone)->ConsoleTail().front(), first);
+  }
+  (*clone)->Destroy();
+  EXPECT_TRUE((*clone)->Reset({}).error().code == ErrorCode::kGone);
+}
+
+TEST(RunningGuestIsFrozenInPassing) {
+  auto engine = TestEngine();
+  auto vm = Boot(engine, kCount);
+  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
+  auto snapshot = (*vm)->Freeze();
+  EXPECT_TRUE(snapshot.has_value() && (*snapshot)->Pause().count() > 0);
+  const std::string then = (*vm)->ConsoleTail();
+  for (int i = 0; i < 2000 && (*vm)->ConsoleTail() == then; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_FALSE((*vm)->ConsoleTail() == then);
+  auto owned = (*vm)->OwnedPages();
+  EXPECT_TRUE(owned.has_value() && !owned->empty());
+}
+
+}  // namespace
+}  // namespace vmfork
+
+TEST_MAIN()

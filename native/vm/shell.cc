@@ -1,0 +1,120 @@
+// Making and recycling shells.
+#include "vm/shell.h"
+
+#include <cstring>
+
+#include "boot/cpuid.h"
+#include "memory/layout.h"
+#include "vm/engine.h"
+
+namespace vmfork {
+
+namespace {
+constexpr uint64_t kQueueNotifyOffset = 0x50;  // virtio 1.2, 4.2.2
+constexpr uint32_t kQueueNotifyWidth = 4;
+constexpr uint32_t kSpareSlot = 8;  // above those of RAM
+}  // namespace
+
+bool ShellShape::operator==(const ShellShape& other) const {
+  return memory_bytes == other.memory_bytes && vcpus == other.vcpus && devices == other.devices &&
+         cpuid.size() == other.cpuid.size() &&
+         std::memcmp(cpuid.data(), other.cpuid.data(), cpuid.size() * sizeof cpuid[0]) == 0;
+}
+
+Result<std::unique_ptr<Shell>> Shell::Build(const Engine& engine,
+                                            std::shared_ptr<const ShellShape> shape,
+                                            std::shared_ptr<const FreshState> fresh,
+                                            StageClock& clock) {
+  std::unique_ptr<Shell> shell(new Shell(std::move(shape)));
+  VMFORK_TRY(vm, engine.GetKvm().CreateVm());
+  shell->vm_ = std::move(vm);
+  clock.Lap("create_vm");
+  VMFORK_CHECK(shell->AddMemory());
+  clock.Lap("memory_slots");
+  // After the memory slots: with the interrupt controllers in place, adding a slot waits for an
+  // SRCU grace period of several ms.
+  VMFORK_CHECK(shell->vm_.CreateIrqchip());
+  clock.Lap("irqchip");
+  VMFORK_CHECK(shell->AddVcpus(engine.VcpuMappingSize()));
+  clock.Lap("vcpus");
+  VMFORK_TRY(doorbell, EventFd::Create());
+  shell->doorbell_ = std::move(doorbell);
+  for (size_t i = 0; i < shell->shape_->devices; ++i) VMFORK_CHECK(shell->ConnectDoorbell(i));
+  clock.Lap("doorbell");
+  if (fresh == nullptr) {
+    VMFORK_TRY(state, shell->ReadState(engine.VcpuFormat()));
+    fresh = std::make_shared<const FreshState>(std::move(state));
+    clock.Lap("fresh_state");
+  }
+  shell->fresh_ = std::move(fresh);
+  return shell;
+}
+
+Result<void> Shell::AddMemory() {
+  VMFORK_TRY(view, PrivateView::Reserve(shape_->memory_bytes));
+  view_ = std::move(view);
+  memory_ = GuestMemory(layout::RamRegions(view_.Data(), view_.Size()));
+  uint32_t slot = 0;
+  for (const RamRegion& region : memory_.Regions()) {
+    VMFORK_CHECK(vm_.SetMemory(slot++, region.start, region.size, region.host));
+  }
+  VMFORK_CHECK(vm_.SetIdentityMapAddress(layout::kIdentityMapPage));
+  return vm_.SetTssAddress(layout::kTssPages);
+}
+
+Result<void> Shell::AddVcpus(size_t mapping_size) {
+  for (uint32_t index = 0; index < shape_->vcpus; ++index) {
+    VMFORK_TRY(fd, vm_.CreateVcpu(index, mapping_size));
+    VMFORK_CHECK(fd.SetCpuid(CpuidOf(shape_->cpuid, index)));
+    vcpus_.push_back(std::make_unique<Vcpu>(std::move(fd), index));
+    VMFORK_CHECK(vcpus_.back()->Start());
+  }
+  return {};
+}
+
+Result<void> Shell::ConnectDoorbell(size_t index) {
+  if (connected_.size() <= index) connected_.resize(index + 1);
+  if (connected_[index]) return {};
+  const uint64_t base = layout::kMmioBase.value + index * layout::kMmioStride;
+  VMFORK_CHECK(vm_.AddIoEventfd(doorbell_, Gpa{base + kQueueNotifyOffset}, kQueueNotifyWidth));
+  connected_[index] = true;
+  return {};
+}
+
+Result<FreshState> Shell::ReadState(const VcpuStateFormat& format) const {
+  FreshState state{.vcpus = {}, .irqchips = {}, .format = format};
+  for (const auto& vcpu : vcpus_) {
+    VMFORK_TRY(vcpu_state, ReadFreshVcpuState(vcpu->Fd(), format));
+    state.vcpus.push_back(std::move(vcpu_state));
+  }
+  state.format.msr_indices.clear();
+  for (const kvm_msr_entry& entry : state.vcpus.front().msrs)
+    state.format.msr_indices.push_back(entry.index);
+  for (uint32_t chip = 0; chip < state.irqchips.size(); ++chip) {
+    VMFORK_TRY(irqchip, vm_.GetIrqchip(chip));
+    state.irqchips[chip] = irqchip;
+  }
+  return state;
+}
+
+// Where KVM has no nested paging to use it translates the guest's page tables into its own and
+// keeps those, following what the guest writes. Memory exchanged by the host escapes it: stale
+// translations would mix up pages of the next guest, and on kernels before the fix of
+// CVE-2026-53359 free ones of the host. Taking any slot away makes KVM drop all translations
+// (kvm_mmu_zap_all_fast() in arch/x86/kvm/mmu/mmu.c).
+Result<void> Shell::DropShadowPages() {
+  VMFORK_CHECK(vm_.SetMemory(kSpareSlot, layout::kSparePage, kPageSize, view_.Data()));
+  return vm_.SetMemory(kSpareSlot, layout::kSparePage, 0, view_.Data());
+}
+
+Result<void> Shell::Recycle() {
+  VMFORK_CHECK(view_.Hide());
+  VMFORK_CHECK(DropShadowPages());
+  for (const kvm_irqchip& chip : fresh_->irqchips) VMFORK_CHECK(vm_.SetIrqchip(chip));
+  for (size_t i = 0; i < vcpus_.size(); ++i)
+    VMFORK_CHECK(ResetVcpuState(vcpus_[i]->Fd(), fresh_->vcpus[i]));
+  doorbell_.Drain();
+  return {};
+}
+
+}  // namespace vmfork

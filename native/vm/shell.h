@@ -1,0 +1,86 @@
+// Shell: everything of a VM that does not depend on a snapshot: KVM's objects, address space for
+// its memory, vCPUs with their threads, the doorbell. It takes most of a fork's time to make one,
+// so they are made ahead and used again (shell_pool.h).
+#pragma once
+
+#include <linux/kvm.h>
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "base/event_fd.h"
+#include "base/result.h"
+#include "kvm/vm_fd.h"
+#include "memory/guest_memory.h"
+#include "memory/private_view.h"
+#include "vcpu/vcpu.h"
+#include "vcpu/vcpu_state.h"
+#include "vm/stage_clock.h"
+
+namespace vmfork {
+
+class Engine;
+
+// What a shell cannot change once it is made: two machines of one shape can use one shell.
+struct ShellShape {
+  uint64_t memory_bytes = 0;
+  uint32_t vcpus = 1;
+  size_t devices = 0;  // virtio devices whose notifications ring the doorbell from the start
+  std::vector<kvm_cpuid_entry2> cpuid;
+
+  bool operator==(const ShellShape& other) const;
+};
+
+// The state of processors and interrupt controllers that have done nothing yet. The same for all
+// shells of a shape on one host.
+struct FreshState {
+  std::vector<VcpuState> vcpus;
+  std::array<kvm_irqchip, 3> irqchips{};  // two PICs, one I/O APIC
+  VcpuStateFormat format;                 // names the MSRs that a guest can change
+};
+
+class Shell {
+ public:
+  // `fresh` may be null: then it is found out. Laps: see docs/tuning.md.
+  static Result<std::unique_ptr<Shell>> Build(const Engine& engine,
+                                              std::shared_ptr<const ShellShape> shape,
+                                              std::shared_ptr<const FreshState> fresh,
+                                              StageClock& clock);
+
+  // After a machine, with no owner and nothing running: gives the memory back and undoes all that
+  // the guest did to it, so that nothing can be told from a new one. Blocks for some hundred
+  // microseconds. After an error the shell must not be used any more.
+  Result<void> Recycle();
+
+  const std::shared_ptr<const ShellShape>& Shape() const { return shape_; }
+  const std::shared_ptr<const FreshState>& Fresh() const { return fresh_; }
+  const VmFd& Kvm() const { return vm_; }
+  PrivateView& View() { return view_; }
+  const GuestMemory& Memory() const { return memory_; }
+  const std::vector<std::unique_ptr<Vcpu>>& Vcpus() const { return vcpus_; }
+  const EventFd& Doorbell() const { return doorbell_; }
+  // Has device `index`'s queue-notify register ring the doorbell; else a notification is an exit of
+  // the vCPU. Idempotent.
+  Result<void> ConnectDoorbell(size_t index);
+
+  Result<FreshState> ReadState(const VcpuStateFormat& format) const;
+
+ private:
+  explicit Shell(std::shared_ptr<const ShellShape> shape) : shape_(std::move(shape)) {}
+  Result<void> AddMemory();
+  Result<void> AddVcpus(size_t mapping_size);
+  Result<void> DropShadowPages();
+
+  const std::shared_ptr<const ShellShape> shape_;
+  std::shared_ptr<const FreshState> fresh_;
+  // In order of construction: what is named later uses what is named earlier.
+  VmFd vm_;
+  PrivateView view_;
+  GuestMemory memory_;
+  EventFd doorbell_;  // one for all devices
+  std::vector<bool> connected_;
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;
+};
+
+}  // namespace vmfork

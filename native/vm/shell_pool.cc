@@ -1,0 +1,155 @@
+// Taking, giving back and making shells.
+#include "vm/shell_pool.h"
+
+#include <algorithm>
+
+#include "vm/engine.h"
+
+namespace vmfork {
+
+namespace {
+// A program uses one or two shapes. One that goes through many must not keep shells of them all.
+constexpr size_t kMaxShapes = 8;
+}  // namespace
+
+ShellPool::ShellPool(const Engine& engine, ShellLimits limits)
+    : engine_(engine),
+      limits_{.ready = std::min(limits.ready, limits.kept), .kept = limits.kept},
+      maker_(std::make_unique<WorkerPool>(1, "vmfork-shell")) {}
+
+ShellPool::~ShellPool() {
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  maker_.reset();
+}
+
+ShellPool::Rack& ShellPool::FindRack(const ShellShape& shape, std::list<Rack>& dropped) {
+  const auto found =
+      std::ranges::find_if(racks_, [&shape](const Rack& rack) { return *rack.shape == shape; });
+  if (found != racks_.end()) {
+    racks_.splice(racks_.begin(), racks_, found);
+    return racks_.front();
+  }
+  racks_.push_front(
+      {.shape = std::make_shared<const ShellShape>(shape), .fresh = {}, .shells = {}});
+  if (racks_.size() > kMaxShapes) {
+    counts_.ready -= racks_.back().shells.size();
+    dropped.splice(dropped.end(), racks_, std::prev(racks_.end()));
+  }
+  return racks_.front();
+}
+
+Result<std::unique_ptr<Shell>> ShellPool::Take(const ShellShape& shape, StageClock& clock) {
+  std::list<Rack> dropped;  // closed without the lock
+  std::unique_lock lock(mutex_);
+  Rack& rack = FindRack(shape, dropped);
+  const std::shared_ptr<const ShellShape> shared_shape = rack.shape;
+  std::unique_ptr<Shell> shell;
+  if (!rack.shells.empty()) {
+    shell = std::move(rack.shells.back());
+    rack.shells.pop_back();
+    --counts_.ready;
+  }
+  if (rack.shells.size() < limits_.ready) ScheduleRefill();
+  lock.unlock();
+  if (shell == nullptr) return BuildOne(shared_shape, clock);
+  clock.Lap("shell");
+  return shell;
+}
+
+void ShellPool::Give(std::unique_ptr<Shell> shell) {
+  // Not worth the work when there is no room; a shell that could not be recycled is closed as well.
+  if (!HasRoom() || !shell->Recycle()) return;
+  const std::unique_ptr<Shell> rest = Store(std::move(shell));
+  if (rest != nullptr) return;
+  std::lock_guard lock(mutex_);
+  ++counts_.reused;
+}
+
+Result<void> ShellPool::Fill(const ShellShape& shape, size_t count) {
+  for (;;) {
+    std::shared_ptr<const ShellShape> shared_shape;
+    {
+      std::list<Rack> dropped;
+      std::lock_guard lock(mutex_);
+      const Rack& rack = FindRack(shape, dropped);
+      if (rack.shells.size() >= count || counts_.ready >= limits_.kept || closing_) return {};
+      shared_shape = rack.shape;
+    }
+    StageClock clock;
+    VMFORK_TRY(shell, BuildOne(std::move(shared_shape), clock));
+    if (Store(std::move(shell)) != nullptr) return {};
+  }
+}
+
+ShellPool::Counts ShellPool::Count() const {
+  std::lock_guard lock(mutex_);
+  return counts_;
+}
+
+bool ShellPool::HasRoom() const {
+  std::lock_guard lock(mutex_);
+  return counts_.ready < limits_.kept && !closing_;
+}
+
+std::unique_ptr<Shell> ShellPool::Store(std::unique_ptr<Shell> shell) {
+  std::lock_guard lock(mutex_);
+  if (counts_.ready >= limits_.kept || closing_) return shell;
+  for (Rack& rack : racks_) {
+    if (rack.shape != shell->Shape()) continue;
+    rack.shells.push_back(std::move(shell));
+    ++counts_.ready;
+    return nullptr;
+  }
+  return shell;  // its shape went out of use meanwhile
+}
+
+Result<std::unique_ptr<Shell>> ShellPool::BuildOne(std::shared_ptr<const ShellShape> shape,
+                                                   StageClock& clock) {
+  std::shared_ptr<const FreshState> fresh;
+  {
+    std::lock_guard lock(mutex_);
+    for (const Rack& rack : racks_)
+      if (rack.shape == shape) fresh = rack.fresh;
+  }
+  VMFORK_TRY(shell, Shell::Build(engine_, std::move(shape), std::move(fresh), clock));
+  std::lock_guard lock(mutex_);
+  ++counts_.built;
+  for (Rack& rack : racks_)
+    if (rack.shape == shell->Shape()) rack.fresh = shell->Fresh();
+  return shell;
+}
+
+// One task at a time, one shell a turn: a fork that comes meanwhile is not kept waiting by a queue.
+void ShellPool::ScheduleRefill() {
+  if (refilling_ || closing_) return;
+  refilling_ = true;
+  maker_->Submit([this] { Refill(); });
+}
+
+void ShellPool::Refill() {
+  for (;;) {
+    std::shared_ptr<const ShellShape> shape;
+    {
+      std::lock_guard lock(mutex_);
+      const Rack& rack = racks_.front();
+      if (closing_ || rack.shells.size() >= limits_.ready || counts_.ready >= limits_.kept) {
+        refilling_ = false;
+        return;
+      }
+      shape = rack.shape;
+    }
+    StageClock clock;
+    auto shell = BuildOne(std::move(shape), clock);
+    if (!shell || Store(std::move(*shell)) != nullptr) {
+      // What is missing, forks will find out and say.
+      std::lock_guard lock(mutex_);
+      refilling_ = false;
+      return;
+    }
+  }
+}
+
+}  // namespace vmfork

@@ -1,0 +1,111 @@
+// Back to the fork point: the same clone, as if it had just been forked, under a new identity.
+import { once } from 'node:events';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Snapshot } from 'vmfork';
+import {
+  askOnce,
+  Companion,
+  companionSnapshot,
+  footprint,
+  templateSnapshot,
+} from '../helpers/kvm.js';
+
+let base: Snapshot;
+let snapshot: Snapshot;
+
+beforeAll(async () => {
+  base = await templateSnapshot();
+  snapshot = await companionSnapshot(base, 100);
+});
+afterAll(async () => {
+  await snapshot?.destroy();
+  await base?.destroy();
+});
+
+test('memory, files and processes are those of the snapshot again', async () => {
+  await using clone = await snapshot.fork();
+  const filled = await askOnce(clone, 'check 0');
+  await askOnce(clone, 'fill 7');
+  await clone.writeFile('/tmp/mine', 'gone');
+  const { privateBytes } = await clone.memory();
+  await clone.reset();
+  expect(clone.state).toBe('running');
+  expect((await clone.memory()).privateBytes).toBeLessThan(privateBytes);
+  expect(await askOnce(clone, 'check 0')).toBe(filled);
+  await expect(clone.readFile('/tmp/mine')).rejects.toMatchObject({ code: 'VMF_GUEST_FILE' });
+  expect((await clone.exec(['echo', 'alive'])).stdout).toBe('alive\n');
+});
+
+test('the identity is new, the place in the tree is the same', async () => {
+  await using clone = await snapshot.fork({ hostname: 'first' });
+  const before = clone.identity;
+  const random = await askOnce(clone, 'random');
+  await clone.reset({ hostname: 'second' });
+  const { identity } = clone;
+  expect(identity.hostname).toBe('second');
+  for (const field of ['generationId', 'machineId', 'bootId', 'cid'] as const) {
+    expect(identity[field]).not.toBe(before[field]);
+  }
+  expect((await clone.readFile('/etc/hostname')).toString().trim()).toBe('second');
+  expect(await askOnce(clone, 'random')).not.toBe(random);
+  const guest = Number(BigInt(await askOnce(clone, 'time')) / 1_000_000n);
+  expect(Math.abs(Date.now() - guest)).toBeLessThan(1000);
+  expect(clone).toMatchObject({ generation: 2, parent: snapshot });
+  expect(snapshot.children).toEqual([clone]);
+  const stages = clone.timings().map(({ stage }) => stage);
+  expect(stages.slice(0, 3)).toEqual(['identity', 'reset', 'acknowledge']);
+});
+
+test('what was under way rejects with VMF_RESET, and the clone lives on', async () => {
+  await using clone = await snapshot.fork();
+  const states: string[] = [];
+  clone.on('state', (to) => states.push(to));
+  const socket = await clone.connect(7000);
+  const listener = clone.listen(9000);
+  const running = clone.exec(['sleep', '1000']);
+  const pings = clone.ping();
+  const outcomes = Promise.allSettled([running, once(socket, 'data'), once(listener, 'close')]);
+  await pings;
+  const resetting = clone.reset();
+  await expect(clone.ping()).rejects.toMatchObject({ code: 'VMF_STATE' });
+  await resetting;
+  const [command, stream, closed] = await outcomes;
+  expect(command).toMatchObject({ status: 'rejected', reason: { code: 'VMF_RESET' } });
+  expect(stream).toMatchObject({ status: 'rejected', reason: { code: 'VMF_RESET' } });
+  expect(closed).toMatchObject({ status: 'fulfilled' });
+  expect(states).toEqual(['resetting', 'running']);
+  clone.listen(9000).close();
+  (await Companion.in(clone)).close();
+});
+
+test('it needs neither its snapshot nor its siblings, and can be repeated and branched', async () => {
+  const own = await companionSnapshot(base, 16);
+  await using clone = await own.fork();
+  await own.destroy();
+  const before = footprint();
+  for (let round = 0; round < 10; round++) {
+    await askOnce(clone, `fill ${round}`);
+    await clone.reset();
+  }
+  const after = footprint();
+  expect(after.files - before.files).toBeLessThanOrEqual(2);
+  expect(after.threads - before.threads).toBeLessThanOrEqual(1);
+  await using branch = await clone.fork();
+  await clone.reset();
+  await Promise.all([branch.ping(), clone.ping()]);
+});
+
+test('a clone that does not come back in time is destroyed', async () => {
+  const clone = await snapshot.fork();
+  await expect(clone.reset({ identityTimeoutMs: 1 })).rejects.toMatchObject({
+    code: 'VMF_IDENTITY',
+  });
+  expect(clone.state).toBe('destroyed');
+  await expect(clone.reset()).rejects.toMatchObject({ code: 'VMF_GONE' });
+});
+
+test('a paused clone is not reset', async () => {
+  await using clone = await snapshot.fork();
+  await clone.pause();
+  await expect(clone.reset()).rejects.toMatchObject({ code: 'VMF_STATE' });
+});
