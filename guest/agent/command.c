@@ -18,6 +18,8 @@
 #include "pty.h"
 #include "spawn.h"
 
+enum { kSlowStartMs = 10 };
+
 static bool children;
 
 // The command's ends of its pipes or terminal; closed in the agent once it runs.
@@ -89,7 +91,7 @@ static bool start(struct stream* stream, const struct frame* frame, uint32_t pty
   bool terminal = frame->aux & kExecPty;
   spawn->text = NULL;
   stream->contained = spawn->container != NULL;
-  stream->oom_kills = stream->contained ? oom_kills() : 0;
+  stream->oom_kills = stream->contained ? oom_kills_before() : 0;
   bool opened = terminal ? open_terminal(stream, pty_size, spawn, &far)
                          : open_pipes(stream, frame->aux, spawn, &far);
   if (opened) {
@@ -105,6 +107,7 @@ static bool start(struct stream* stream, const struct frame* frame, uint32_t pty
 void command_start(const struct frame* frame, uint8_t* payload) {
   struct spawn spawn;
   uint32_t pty_size;
+  uint64_t begin_ns = now_ns();
   const char* problem = exec_request_parse(payload, frame->length, &spawn, &pty_size);
   if (problem) {
     link_send_error(frame->stream, EINVAL, "decode", problem);
@@ -123,7 +126,13 @@ void command_start(const struct frame* frame, uint8_t* payload) {
     return;
   }
   children = true;
-  link_send_lazy(kStarted, frame->stream, 0, (uint32_t)stream->pid);
+  // Where starting takes this long, the program's end is further away than a frame may wait.
+  bool slow = now_ns() - begin_ns > kSlowStartMs * UINT64_C(1000000);
+  if (slow) {
+    link_send_small(kStarted, frame->stream, 0, (uint32_t)stream->pid);
+  } else {
+    link_send_lazy(kStarted, frame->stream, 0, (uint32_t)stream->pid);
+  }
 }
 
 static struct stream* main_stream(void) {

@@ -29,6 +29,8 @@ static bool guards_devices;
 static bool guarding;
 static bool changed;
 static bool limited;
+static uint64_t memory_max;  // as written
+static uint32_t known_kills;
 
 static bool write_file(const char* path, const char* text) {
   int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -55,6 +57,15 @@ static uint64_t default_memory_max(void) {
   return total > 2 * reserve ? total - reserve : total / 2;
 }
 
+// Writing the same again would not be free: each file of a control group is opened by its path.
+static bool limit_memory(uint64_t bytes) {
+  uint64_t wanted = bytes > 0 ? bytes : default_memory_max();
+  if (wanted == memory_max) return true;
+  if (!write_number(GROUP "/memory.max", wanted)) return false;
+  memory_max = wanted;
+  return true;
+}
+
 void oom_init(void) {
   if (processes_fd >= 0) return;
   if (access(GROUPS "/cgroup.procs", F_OK) < 0) return;
@@ -72,6 +83,8 @@ void oom_init(void) {
   // The kernel tells of changes only after a first read.
   oom_kills();
   if (events_fd >= 0) events_watch_oom(events_fd);
+  // What most containers have is written here, in the template.
+  limit_memory(0);
 }
 
 bool oom_guards_devices(void) { return guards_devices; }
@@ -86,8 +99,7 @@ static bool guard_devices(bool guard) {
 bool oom_limits(const struct container_spec* spec) {
   if (processes_fd < 0) return spec->memory_max == 0 && spec->pids_max == 0 && !spec->cpu_weight;
   if (!guard_devices(!(spec->flags & kContainerPrivileged))) return false;
-  uint64_t memory_max = spec->memory_max > 0 ? spec->memory_max : default_memory_max();
-  if (!write_number(GROUP "/memory.max", memory_max)) return false;
+  if (!limit_memory(spec->memory_max)) return false;
   bool reset = limited;
   limited = spec->pids_max > 0 || spec->cpu_weight > 0;
   if (!limited && !reset) return true;
@@ -104,8 +116,11 @@ uint32_t oom_kills(void) {
   if (length <= 0) return 0;
   text[length] = 0;
   const char* found = strstr(text, "oom_kill ");
-  return found ? (uint32_t)strtoul(found + strlen("oom_kill "), NULL, 10) : 0;
+  known_kills = found ? (uint32_t)strtoul(found + strlen("oom_kill "), NULL, 10) : 0;
+  return known_kills;
 }
+
+uint32_t oom_kills_before(void) { return changed ? oom_kills() : known_kills; }
 
 void oom_changed(void) { changed = true; }
 

@@ -18,6 +18,8 @@ bool oom_guards_devices(void);
 bool oom_join(void);
 // How many processes of the group the kernel has killed since oom_init.
 uint32_t oom_kills(void);
+// The same without asking the kernel, unless the event loop saw a change since.
+uint32_t oom_kills_before(void);
 // The event loop saw a change of the group's memory events.
 void oom_changed(void);
 // True once after each change.

@@ -4,16 +4,18 @@
 #include "runner.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
+
+#include <linux/futex.h>
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -21,18 +23,16 @@
 #define ASAN_UNPOISON_MEMORY_REGION(start, length) ((void)0)
 #endif
 
-// Linux 5.3; not in musl's headers.
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
+enum { kStackBytes = 128 << 10, kLookMs = 100 };
 
-enum { kStackBytes = 128 << 10 };
+// Where the runner is. The kernel itself says kGone, and wakes who waits, when the runner becomes
+// its program or ends: set_tid_address(2), kernel/fork.c mm_release().
+enum { kGone = 0, kEntering = 1, kReady = 2 };
 
 static struct {
   pid_t pid;  // 0: none waits
-  int pidfd;
-  int orders[2];   // the agent writes, the runner reads
-  int answers[2];  // the runner writes, the agent reads
+  _Atomic uint32_t state;
+  _Atomic uint32_t ordered;  // the agent wants it to run
   struct runner_kind kind;
   const char* (*enter)(const struct runner_kind* kind);
   const char* stage;
@@ -43,35 +43,34 @@ static struct {
 
 static uint8_t* stack;
 
+static void set_and_wake(_Atomic uint32_t* word, uint32_t value) {
+  atomic_store(word, value);
+  syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+// False when the time was over first; without a limit it never is.
+static bool wait_while(_Atomic uint32_t* word, uint32_t value, const struct timespec* limit) {
+  while (atomic_load(word) == value) {
+    long result = syscall(SYS_futex, word, FUTEX_WAIT, value, limit, NULL, 0);
+    if (result < 0 && errno == ETIMEDOUT) return false;
+  }
+  return true;
+}
+
 static int runner_main(void* unused) {
-  char byte = 0;
   (void)unused;
-  // It shares the pipes of an agent that ended and would wait for ever; the program is on its own.
+  syscall(SYS_set_tid_address, &runner.state);
+  // An agent that ended gives no order any more; the program is on its own.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   runner.stage = runner.enter(&runner.kind);
   runner.error = errno;
-  if (runner.stage || write(runner.answers[1], &byte, 1) != 1) _exit(1);
-  if (read(runner.orders[0], &byte, 1) != 1) _exit(0);
-  // From here on its descriptors are its own; the end of the copy of answers[1] is the exec.
-  if (unshare(CLONE_FILES) < 0 || write(runner.answers[1], &byte, 1) != 1) _exit(1);
+  if (runner.stage) _exit(1);
+  set_and_wake(&runner.state, kReady);
+  wait_while(&runner.ordered, 0, NULL);
+  if (unshare(CLONE_FILES) < 0) _exit(1);
   prctl(PR_SET_PDEATHSIG, 0);
   runner.run(runner.argument);
   _exit(127);
-}
-
-static void close_both(int* fds) {
-  for (int i = 0; i < 2; i++) {
-    if (fds[i] >= 0) close(fds[i]);
-    fds[i] = -1;
-  }
-}
-
-static void close_all(void) {
-  close_both(runner.orders);
-  close_both(runner.answers);
-  if (runner.pidfd >= 0) close(runner.pidfd);
-  runner.pidfd = -1;
-  runner.pid = 0;
 }
 
 // A child without a signal at its end is none that wait() sees, until it executes a program.
@@ -79,17 +78,7 @@ static void bury(pid_t pid) {
   while (waitpid(pid, NULL, __WALL) < 0 && errno == EINTR) continue;
 }
 
-// False when it ended instead of answering.
-static bool answered(void) {
-  char byte;
-  struct pollfd ends[2] = {{.fd = runner.answers[0], .events = POLLIN},
-                           {.fd = runner.pidfd, .events = POLLIN}};
-  while (poll(ends, 2, -1) < 0 && errno == EINTR) continue;
-  return (ends[0].revents & POLLIN) != 0 && read(runner.answers[0], &byte, 1) == 1;
-}
-
 static bool make_process(void) {
-  runner.orders[0] = runner.orders[1] = runner.answers[0] = runner.answers[1] = runner.pidfd = -1;
   if (!stack) {
     void* memory = mmap(NULL, kStackBytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
@@ -98,12 +87,23 @@ static bool make_process(void) {
   }
   // A runner that did not return from its functions leaves the sanitizer's marks of them.
   ASAN_UNPOISON_MEMORY_REGION(stack, kStackBytes);
-  if (pipe2(runner.orders, O_CLOEXEC) < 0 || pipe2(runner.answers, O_CLOEXEC) < 0) return false;
+  atomic_store(&runner.state, kEntering);
+  atomic_store(&runner.ordered, 0);
   pid_t pid = clone(runner_main, stack + kStackBytes, CLONE_VM | CLONE_FILES | CLONE_NEWPID, NULL);
   if (pid < 0) return false;
   runner.pid = pid;
-  runner.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
   return true;
+}
+
+// One that was killed before it told the kernel of the word is not waited for.
+static bool became_ready(void) {
+  const struct timespec limit = {.tv_nsec = kLookMs * 1000000};
+  while (!wait_while(&runner.state, kEntering, &limit)) {
+    siginfo_t ended = {.si_pid = 0};
+    const int options = WEXITED | WNOHANG | WNOWAIT | __WALL;
+    if (waitid(P_PID, (id_t)runner.pid, &ended, options) < 0 || ended.si_pid != 0) return false;
+  }
+  return atomic_load(&runner.state) == kReady;
 }
 
 const char* runner_prepare(const struct runner_kind* kind,
@@ -117,30 +117,21 @@ const char* runner_prepare(const struct runner_kind* kind,
   runner.kind = *kind;
   runner.enter = enter;
   runner.stage = NULL;
-  if (!make_process()) {
-    int error = errno;
-    close_all();
-    errno = error;
-    return "fork";
-  }
-  if (answered()) return NULL;
+  if (!make_process()) return "fork";
+  if (became_ready()) return NULL;
   bury(runner.pid);
-  close_all();
+  runner.pid = 0;
   errno = runner.stage ? runner.error : ECHILD;
   return runner.stage ? runner.stage : "fork";
 }
 
 pid_t runner_start(void (*run)(void* argument), void* argument) {
-  char byte = 0;
   pid_t pid = runner.pid;
   runner.run = run;
   runner.argument = argument;
-  bool begun = write(runner.orders[1], &byte, 1) == 1 && answered();
-  // The agent's own end would hide the runner's.
-  close(runner.answers[1]);
-  runner.answers[1] = -1;
-  while (begun && read(runner.answers[0], &byte, 1) < 0 && errno == EINTR) continue;
-  close_all();
+  runner.pid = 0;
+  set_and_wake(&runner.ordered, 1);
+  wait_while(&runner.state, kReady, NULL);
   // One that executed nothing is still a child without a signal; the program is not.
   while (waitpid(pid, NULL, __WCLONE) < 0) {
     if (errno != EINTR) return pid;
@@ -153,5 +144,5 @@ void runner_discard(void) {
   if (runner.pid == 0) return;
   kill(runner.pid, SIGKILL);
   bury(runner.pid);
-  close_all();
+  runner.pid = 0;
 }

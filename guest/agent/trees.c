@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "mounts.h"
 
@@ -67,12 +68,21 @@ static bool hide_kernel(const char* at) {
   return true;
 }
 
+// The C library's start-up code looks here. What is found stays found when this process becomes the
+// program: the kernel makes the entries of a process when they are first wanted.
+static void warm_up(const char* at) {
+  char path[PATH_MAX], program[PATH_MAX];
+  below(path, at, "/proc/self/exe");
+  if (readlink(path, program, sizeof program) < 0) return;
+}
+
 // An earlier main process of this file system left its own behind.
 static const char* mount_both(const char* at) {
   char path[PATH_MAX];
   below(path, at, "/proc");
   umount2(path, MNT_DETACH);
   if (mount("proc", path, "proc", kCommonFlags, NULL) < 0) return "mount:/proc";
+  warm_up(at);
   below(path, at, "/sys/fs/cgroup");
   umount2(path, MNT_DETACH);
   if (mount("cgroup2", path, "cgroup2", kCommonFlags | MS_RDONLY, NULL) == 0) return NULL;
