@@ -6,8 +6,9 @@ import { VmforkError } from '../errors.js';
 import { Command } from '../exec/command.js';
 import { type ExecResult, execute } from '../exec/exec.js';
 import type { Machine } from '../kvm/machine.js';
+import { guestRest } from '../kvm/rest.js';
 import type { ExecOptions, SpawnOptions } from '../options.js';
-import type { WaitOptions } from '../waiting.js';
+import { type WaitOptions, withLimits } from '../waiting.js';
 import {
   type Attached,
   type AttachOptions,
@@ -90,7 +91,9 @@ export class ContainerRuntime {
 
   /** Before a snapshot: a mounted root filesystem that waits for its container is made ready for it. */
   async beforeSnapshot(limits: WaitOptions): Promise<void> {
-    if (this.#attached && !this.#runningMain) await this.prepare(limits);
+    if (!this.#attached || this.#runningMain) return;
+    await this.prepare(limits);
+    await withLimits('snapshot', limits, guestRest());
   }
 
   start({

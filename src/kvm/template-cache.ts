@@ -3,7 +3,6 @@
 import { createHash } from 'node:crypto';
 import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { debug } from '../diagnostics.js';
 import { VmforkError } from '../errors.js';
 import { addonBuild } from '../native.js';
@@ -11,13 +10,11 @@ import { BOOT_OPTIONS, type BootOptions, checkOptions } from '../options.js';
 import { VERSION } from '../version.js';
 import { Engine, probeHost } from './engine.js';
 import { cacheDirectory, findGuest } from './guest.js';
+import { guestRest } from './rest.js';
 import { ENGINE_OPTION, Snapshot } from './snapshot.js';
 import { Template } from './template.js';
 
 const HASH_DIGITS = 16;
-// What the guest's kernel puts off after a process has ended (RCU callbacks, their work items) is done in this time,
-// once, and not in each clone.
-const REST_MS = 700;
 // A saving that died leaves its work folder behind; after this long nobody can still be writing it.
 const ABANDONED_AFTER_MS = 60 * 60 * 1000;
 const STALE: readonly string[] = [
@@ -59,7 +56,7 @@ async function warmUp(template: Template): Promise<void> {
   await template.exec(['/usr/bin/true']);
   await template.exec(['dd', 'if=/usr/bin/busybox', 'of=/dev/null', 'bs=64k']);
   await template.prepare();
-  await sleep(REST_MS);
+  await guestRest();
 }
 
 /** @internal One family per set of options; its member changes with the guest, the host and this library. */
