@@ -23,6 +23,7 @@ export type {
   VmDifference,
 } from './kvm/diff.js';
 export { Engine, probeHost } from './kvm/engine.js';
+export type { EngineOptions, ShellOptions } from './kvm/engine-options.js';
 export { buildGuest, findGuest, type Guest } from './kvm/guest.js';
 export type { Identity } from './kvm/identity.js';
 export { TRANSITIONS, type VmState } from './kvm/lifecycle.js';
@@ -41,6 +42,7 @@ export type {
   HostKind,
   NativeHostInfo as HostInfo,
   NativeMemory as VmMemory,
+  NativeShellCounts as ShellCounts,
   NativeSnapshotInfo as SnapshotInfo,
 } from './native.js';
 export type { Credentials } from './oci/credentials.js';
@@ -73,7 +75,6 @@ export {
 export type {
   BootOptions,
   ConnectTcpOptions,
-  EngineOptions,
   ExecOptions,
   ForkOptions,
   ForkPayload,

@@ -120,17 +120,6 @@ export type ResetOptions = Pick<
   'hostname' | 'identityTimeoutMs' | 'consoleBytes' | 'signal'
 >;
 
-/** Options of `new Engine()`. */
-export interface EngineOptions {
-  /**
-   * Most memory that this engine's clones may take together, MiB, 1 to 16777216; a clone under way counts as much as others
-   * turned out to take. Default: what the machine and the memory cgroups around the process have left, less a twentieth.
-   */
-  memoryBudgetMiB?: number | undefined;
-  /** What a fork does that would break the budget: wait its turn, or fail with `VMF_NO_MEMORY`. Default `'refuse'`. */
-  onBudget?: OnBudget | undefined;
-}
-
 /** Options of `vm.connectTcp()`. */
 export interface ConnectTcpOptions extends WaitOptions {
   /** Numeric IPv4 or IPv6 address in the guest. Default `127.0.0.1`. */
@@ -164,12 +153,12 @@ interface Rule {
 /** The known options of a call. */
 export type Rules = Readonly<Record<string, Rule>>;
 
-const integer = (least: number, most: number): Rule => ({
+export const integer = (least: number, most: number): Rule => ({
   accepts: `an integer from ${least} to ${most}`,
   test: (value) => Number.isSafeInteger(value) && Number(value) >= least && Number(value) <= most,
 });
 const boolean: Rule = { accepts: 'a boolean', test: (value) => typeof value === 'boolean' };
-const oneOf = (...values: string[]): Rule => ({
+export const oneOf = (...values: string[]): Rule => ({
   accepts: values.map((value) => `'${value}'`).join(' or '),
   test: (value) => values.includes(value as string),
 });
@@ -301,10 +290,6 @@ export const DIFF_OPTIONS: Rules = {
   },
 };
 export const RACE_OPTIONS: Rules = { ...FORK_OPTIONS, keepWinner: boolean };
-export const ENGINE_OPTIONS: Rules = {
-  memoryBudgetMiB: integer(1, 2 ** 24),
-  onBudget: oneOf('wait', 'refuse'),
-};
 
 /** The range of a TCP port. */
 export const TCP_PORT = integer(1, 65_535);

@@ -1,6 +1,6 @@
 // The guest of every case: the default one with 128 MiB, one vCPU, from the template cache.
 
-import { Snapshot } from '#src/index.js';
+import { type Engine, Snapshot } from '#src/index.js';
 import type { CaseRun, Parameters } from '../harness/case.js';
 
 export const MEMORY_MIB = 128;
@@ -9,9 +9,9 @@ export const MEMORY_MIB = 128;
 const WARM_UP_ROUNDS = 3;
 
 /** Opens the cached template, booting it first when there is none. */
-export async function openSnapshot(run: CaseRun): Promise<Snapshot> {
+export async function openSnapshot(run: CaseRun, engine?: Engine): Promise<Snapshot> {
   run.progress('template: loading, or booting it when none is cached');
-  return Snapshot.cached({ memoryMiB: MEMORY_MIB });
+  return Snapshot.cached({ memoryMiB: MEMORY_MIB, engine });
 }
 
 /** What the numbers of a case over this guest depend on. */

@@ -17,6 +17,7 @@ import { memory } from './memory.js';
 import { micro } from './micro.js';
 import { pageSharing } from './page-sharing.js';
 import { peerQemu } from './peer-qemu.js';
+import { reset } from './reset.js';
 import { saveLoad } from './save-load.js';
 import { soak } from './soak.js';
 import { storm } from './storm.js';
@@ -36,6 +37,7 @@ export const CASES: readonly BenchCase[] = [
   density,
   throughput,
   branch,
+  reset,
   saveLoad,
   size,
   depth,

@@ -1,11 +1,12 @@
 // A thousand clones at once: until the last is forked, and until each has acknowledged its identity and answered a ping; and
-// what they cost while all live.
+// what they cost while all live. First with as many shells made ahead, then with none.
 
+import { Engine, type Snapshot } from '#src/index.js';
 import { BareFork } from '../harness/bare-fork.js';
-import type { BenchCase } from '../harness/case.js';
+import type { BenchCase, CaseRun } from '../harness/case.js';
 import { msSince, now } from '../harness/clock.js';
 import { availableKiB } from '../harness/host-memory.js';
-import { openKernelMeter } from '../harness/kernel-memory.js';
+import { type KernelMeter, openKernelMeter } from '../harness/kernel-memory.js';
 import { guestParameters, openSnapshot } from './default-guest.js';
 
 export const storm: BenchCase = {
@@ -13,30 +14,55 @@ export const storm: BenchCase = {
   summary: 'so many clones at once: all forked, all answered, memory of each (n = clones)',
   defaultN: 1000,
   async measure(run) {
-    await using snapshot = await openSnapshot(run);
     const meter = openKernelMeter();
-    const forks: BareFork[] = [];
     try {
-      await (await BareFork.of(snapshot)).destroy();
-      const [memoryBefore, kernelBefore] = [await availableKiB(), meter?.usedKiB() ?? 0];
-      const start = now();
-      const forkAndAnswer = async () => {
-        const fork = await BareFork.of(snapshot);
-        forks.push(fork);
-        if (forks.length === run.n) run.samples.addMs('forked_ms', msSince(start));
-        await fork.answer();
-      };
-      await Promise.all(Array.from({ length: run.n }, forkAndAnswer));
-      run.samples.addMs('answered_ms', msSince(start));
-      run.samples.add('memory_kib', 'KiB', (memoryBefore - (await availableKiB())) / run.n);
-      if (meter) run.samples.add('kernel_kib', 'KiB', (meter.usedKiB() - kernelBefore) / run.n);
-      const destroyStart = now();
-      await Promise.all(forks.splice(0).map((fork) => fork.destroy()));
-      run.samples.addMs('destroyed_ms', msSince(destroyStart));
+      await withShells(run, run.n, meter, '');
+      return await withShells(run, 0, meter, '_cold');
     } finally {
-      await Promise.all(forks.map((fork) => fork.destroy()));
       meter?.close();
     }
-    return { ...guestParameters(snapshot), clones: run.n };
   },
 };
+
+async function withShells(
+  run: CaseRun,
+  kept: number,
+  meter: KernelMeter | null,
+  suffix: string,
+): Promise<Record<string, number | string>> {
+  await using engine = new Engine({ shells: { ready: 0, kept } });
+  await using snapshot = await openSnapshot(run, engine);
+  await (await BareFork.of(snapshot)).destroy();
+  const memoryBefore = await availableKiB();
+  const kernelBefore = meter?.usedKiB() ?? 0;
+  if (kept > 0) await snapshot.prepareShells(kept);
+  run.progress(`${engine.shells.ready} shells, now ${run.n} clones`);
+  const forks: BareFork[] = [];
+  try {
+    await forkAll(run, snapshot, forks, suffix);
+    const usedKiB = memoryBefore - (await availableKiB());
+    run.samples.add(`memory${suffix}_kib`, 'KiB', usedKiB / run.n);
+    const kernelKiB = (meter?.usedKiB() ?? 0) - kernelBefore;
+    if (meter) run.samples.add(`kernel${suffix}_kib`, 'KiB', kernelKiB / run.n);
+  } finally {
+    await Promise.all(forks.map((fork) => fork.destroy()));
+  }
+  return { ...guestParameters(snapshot), clones: run.n };
+}
+
+async function forkAll(
+  run: CaseRun,
+  snapshot: Snapshot,
+  forks: BareFork[],
+  suffix: string,
+): Promise<void> {
+  const start = now();
+  const forkAndAnswer = async () => {
+    const fork = await BareFork.of(snapshot);
+    forks.push(fork);
+    if (forks.length === run.n) run.samples.addMs(`forked${suffix}_ms`, msSince(start));
+    await fork.answer();
+  };
+  await Promise.all(Array.from({ length: run.n }, forkAndAnswer));
+  run.samples.addMs(`answered${suffix}_ms`, msSince(start));
+}

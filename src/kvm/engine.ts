@@ -14,10 +14,12 @@ import {
   type NativeForkOptions,
   type NativeHostInfo,
   type NativeLoadOptions,
+  type NativeShellCounts,
   type NativeSnapshot,
   type NativeVm,
 } from '../native.js';
-import { checkOptions, ENGINE_OPTIONS, type EngineOptions } from '../options.js';
+import { checkOptions } from '../options.js';
+import { ENGINE_OPTIONS, type EngineOptions } from './engine-options.js';
 import { cacheDirectory } from './guest.js';
 import { IdentityStock } from './identity.js';
 import { Slots } from './slots.js';
@@ -60,15 +62,16 @@ export class Engine {
   /** Opens /dev/kvm. Throws `VMF_ADDON`, `VMF_KVM_MISSING`, `VMF_KVM_DENIED`, `VMF_KVM_CAPABILITY`, `VMF_OPTIONS`. */
   constructor(options: EngineOptions = {}) {
     checkOptions('Engine', ENGINE_OPTIONS, options);
-    const { memoryBudgetMiB, onBudget = 'refuse' } = options;
+    const { memoryBudgetMiB, onBudget = 'refuse', shells = {} } = options;
     const fixedBytes = memoryBudgetMiB === undefined ? null : memoryBudgetMiB * MIB;
     this.budget = new MemoryBudget({ fixedBytes, onBudget });
     const addon = loadNative();
     try {
-      this.#native = addon.createEngine(
-        (event) => this.#onEvent(event),
-        { scratchDirectory: join(cacheDirectory(), 'scratch') },
-      );
+      this.#native = addon.createEngine((event) => this.#onEvent(event), {
+        scratchDirectory: join(cacheDirectory(), 'scratch'),
+        ...(shells.ready !== undefined && { shellsReady: shells.ready }),
+        ...(shells.kept !== undefined && { shellsKept: shells.kept }),
+      });
     } catch (error) {
       throw fromNative(error);
     }
@@ -88,6 +91,12 @@ export class Engine {
   /** How much memory the clones of this engine take, and how much is left for more. */
   get memory(): BudgetState {
     return this.budget.state;
+  }
+
+  /** Shells of this engine. */
+  get shells(): NativeShellCounts {
+    this.#assertOpen();
+    return this.#native.shells();
   }
 
   /** Destroys every VM and ends the engine's threads. Idempotent. */

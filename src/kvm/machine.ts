@@ -34,7 +34,7 @@ export interface Frozen {
   native: NativeSnapshot;
   /** Names of the fork points at which processes wait. */
   forkPoints: readonly string[];
-  /** Stages of the freezing; the guest stood still in the last three. */
+  /** Stages of the freezing; the guest stood still for `pause`, a part of `capture`. */
   timings: readonly Timing[];
 }
 
@@ -145,31 +145,19 @@ export class Machine implements VmEventSink {
       await session.quiesce(limits);
       await sleep(ASLEEP_AFTER_MS);
       clock.mark('quiesce');
-      const forkPoints = session.forkPoints.names;
-      return { native: await this.#freezeQuiet(clock), forkPoints, timings: clock.stages };
+      const { names } = session.forkPoints;
+      const native = await this.#native.snapshot().catch((error) => {
+        throw this.#gone ?? fromNative(error);
+      });
+      clock.mark('capture');
+      const timings = [...clock.stages, { stage: 'pause', ns: native.info().pauseNs }];
+      return { native, forkPoints: names, timings };
     } finally {
       // Also after a failure: QUIESCE has been sent, so the agent rests or is about to.
       if (!this.#gone) {
         await session.thaw();
         if (!this.#gone) this.#go('running');
       }
-    }
-  }
-
-  async #freezeQuiet(clock: StageClock): Promise<NativeSnapshot> {
-    try {
-      await this.#native.pause();
-      clock.mark('pause');
-      try {
-        const snapshot = await this.#native.snapshot();
-        clock.mark('capture');
-        return snapshot;
-      } finally {
-        await this.#native.resume();
-        clock.mark('resume');
-      }
-    } catch (error) {
-      throw this.#gone ?? fromNative(error);
     }
   }
 
