@@ -20,8 +20,12 @@ export const saveLoad: BenchCase = {
     await using root = await openSnapshot(run);
     const directory = await mkdtemp(join(tmpdir(), 'vmfork-bench-'));
     try {
-      await using last = await saveChain(run, root, directory);
-      await repeat(run, (counts) => measureRound(run, last, directory, counts));
+      await using base = await saveChain(run, root, directory);
+      await using clone = await base.fork();
+      await clone.writeFile('/tmp/last', 'last');
+      await using last = await clone.snapshot();
+      const path = join(directory, 'last');
+      await repeat(run, (counts) => measureRound(run, { last, base, path }, counts));
     } finally {
       await rm(directory, { recursive: true });
     }
@@ -29,17 +33,17 @@ export const saveLoad: BenchCase = {
   },
 };
 
-/** Saves all but the last level, which is returned. */
+/** Saves a chain that lacks its last level; resolves with its end. */
 async function saveChain(run: CaseRun, root: Snapshot, directory: string): Promise<Snapshot> {
   const start = now();
   await root.save(join(directory, '0'));
   run.samples.addMs('save_whole_ms', msSince(start));
   let last = root;
-  for (let level = 1; level <= DEPTH; level++) {
+  for (let level = 1; level < DEPTH; level++) {
     await using clone = await last.fork();
     await clone.writeFile(`/tmp/${level}`, `level ${level}`);
     const next = await clone.snapshot();
-    if (level < DEPTH) await next.save(join(directory, String(level)), { base: last });
+    await next.save(join(directory, String(level)), { base: last });
     if (last !== root) await last.destroy();
     last = next;
   }
@@ -48,13 +52,11 @@ async function saveChain(run: CaseRun, root: Snapshot, directory: string): Promi
 
 async function measureRound(
   run: CaseRun,
-  last: Snapshot,
-  directory: string,
+  { last, base, path }: { last: Snapshot; base: Snapshot; path: string },
   counts: boolean,
 ): Promise<void> {
-  const path = join(directory, 'last');
   const saving = now();
-  const saved = await last.save(path, { base: join(directory, String(DEPTH - 1)) });
+  const saved = await last.save(path, { base });
   const saveMs = msSince(saving);
   if (saved.layers !== DEPTH + 1) throw new Error(`a chain of ${saved.layers} directories`);
   const loading = now();

@@ -123,6 +123,15 @@ Result<void> ReadExtent(const Extent* extent, PageRun part, std::span<std::byte>
   return {};
 }
 
+// The first position from `position` on, below `end`, at which an extent's file is not a hole;
+// `end`: there is none.
+uint64_t NextContent(const Extent* extent, uint64_t position, uint64_t end) {
+  if (extent == nullptr) return end;
+  const uint64_t to_file = extent->file_offset - extent->start;
+  const PageRun data = NextData(extent->file->Get(), position + to_file, end + to_file);
+  return data.size == 0 ? end : data.start - to_file;
+}
+
 void AddRun(std::vector<PageRun>& runs, PageRun run) {
   if (!runs.empty() && run.start - (runs.back().start + runs.back().size) <= kJoinedGapBytes) {
     runs.back().size = run.start + run.size - runs.back().start;
@@ -176,10 +185,10 @@ Result<std::vector<PageRun>> FindDifferences(const Image& a, const Image& b) {
     const Extent* const b_extent = b_extents.At(position);
     const uint64_t end = std::min(a_extents.EndAt(position), b_extents.EndAt(position));
     VMFORK_TRY(same, ShowTheSame(a_extent, b_extent, identities));
-    if (same) {
-      position = end;
-      continue;
-    }
+    position =
+        same ? end
+             : std::min(NextContent(a_extent, position, end), NextContent(b_extent, position, end));
+    if (position == end) continue;
     const PageRun part{position, std::min(end - position, kBufferBytes)};
     VMFORK_CHECK(ReadExtent(a_extent, part, std::span(a_bytes).first(part.size)));
     VMFORK_CHECK(ReadExtent(b_extent, part, std::span(b_bytes).first(part.size)));
