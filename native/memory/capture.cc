@@ -19,7 +19,7 @@ namespace {
 
 // Every extent costs each clone a mapping (2–9 µs and a VMA): a clean gap this small is cheaper to
 // copy than to map around.
-constexpr uint64_t kCoalesceGapBytes = 64 * kPageSize;
+constexpr uint64_t kSmallGapBytes = 64 * kPageSize;
 
 bool IsZero(std::span<const std::byte> page) {
   return page.front() == std::byte{0} &&
@@ -44,17 +44,42 @@ Result<void> WriteSparse(int fd, std::span<const std::byte> bytes, uint64_t offs
 
 namespace {
 
-std::vector<PageRun> Coalesce(const std::vector<PageRun>& runs) {
+std::vector<PageRun> Coalesce(const std::vector<PageRun>& runs, uint64_t gap_bytes) {
   std::vector<PageRun> merged;
   for (const PageRun& run : runs) {
-    if (!merged.empty() &&
-        run.start - (merged.back().start + merged.back().size) <= kCoalesceGapBytes) {
+    if (!merged.empty() && run.start - (merged.back().start + merged.back().size) <= gap_bytes) {
       merged.back().size = run.start + run.size - merged.back().start;
     } else {
       merged.push_back(run);
     }
   }
   return merged;
+}
+
+std::vector<Extent> ToExtents(const std::vector<PageRun>& runs,
+                              const std::shared_ptr<const UniqueFd>& file) {
+  std::vector<Extent> extents;
+  uint64_t position = 0;
+  for (const PageRun& run : runs) {
+    extents.push_back({run.start, run.size, file, position});
+    position += run.size;
+  }
+  return extents;
+}
+
+// What to copy, so that the new image has no more than kMaxExtents: the written pages and gaps
+// between them, larger ones where smaller ones do not suffice, in the end everything. An image that
+// would have too many gets well below the bound, so that this happens once in many generations.
+Result<std::vector<PageRun>> PlanLayer(const std::vector<PageRun>& owned, const Image& parent) {
+  const auto nothing = std::make_shared<const UniqueFd>();
+  size_t most = kMaxExtents;
+  for (uint64_t gap_bytes = kSmallGapBytes; gap_bytes < parent.Size(); gap_bytes *= 2) {
+    std::vector<PageRun> runs = Coalesce(owned, gap_bytes);
+    VMFORK_TRY(image, Image::Overlay(parent, ToExtents(runs, nothing)));
+    if (image->Extents().size() <= most) return runs;
+    most = kMaxExtents / 2;
+  }
+  return std::vector<PageRun>{{0, parent.Size()}};
 }
 
 Result<UniqueFd> NewLayer(uint64_t size) {
@@ -91,7 +116,7 @@ Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view) {
   }
 
   if (owned.empty()) return view.GetImage();
-  const std::vector<PageRun> runs = Coalesce(owned);
+  VMFORK_TRY(runs, PlanLayer(owned, parent));
   uint64_t layer_size = 0;
   for (const PageRun& run : runs) layer_size += run.size;
   VMFORK_TRY(layer, NewLayer(layer_size));
@@ -101,13 +126,7 @@ Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view) {
     position += run.size;
   }
   VMFORK_TRY(file, Seal(std::move(layer)));
-  std::vector<Extent> extents;
-  position = 0;
-  for (const PageRun& run : runs) {
-    extents.push_back({run.start, run.size, file, position});
-    position += run.size;
-  }
-  return Image::Overlay(parent, std::move(extents));
+  return Image::Overlay(parent, ToExtents(runs, file));
 }
 
 }  // namespace vmfork

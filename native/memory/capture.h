@@ -11,6 +11,10 @@
 
 namespace vmfork {
 
+// Extents of an image that was captured: so few that a thousand clones of it stay below the mappings
+// that a process may have by default (vm.max_map_count, 65,530).
+inline constexpr size_t kMaxExtents = 32;
+
 // The image that equals what `view` shows now. Only pages the VM owns are copied, into a new memfd
 // that is then sealed; pages that are all zero become holes. Nobody may write the view meanwhile.
 // The view itself is left as it is.

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <random>
 
 #include "memory/capture.h"
 #include "memory/gpa.h"
@@ -150,6 +151,25 @@ TEST(CaptureOfCapturesShowsEachGeneration) {
     EXPECT_EQ(std::memcmp(copy->Data(), view->Data(), view->Size()), 0);
     EXPECT_EQ(FindOwnedPages(std::span(view->Data(), view->Size()))->size(), 0u);
   }
+}
+
+TEST(ExtentsStayBoundedOverGenerations) {
+  constexpr uint64_t kPages = 8192;
+  auto view = PrivateView::Map(Image::Zero(kPages * kPageSize));
+  std::minstd_rand random(1);
+  size_t most = 0;
+  for (int generation = 0; generation < 200; ++generation) {
+    for (int i = 0; i < 12; ++i) Put(*view, random() % kPages, static_cast<char>('a' + i));
+    auto image = CaptureImage(*view);
+    EXPECT_TRUE(image.has_value());
+    most = std::max(most, (*image)->Extents().size());
+    if (generation % 20 == 19) {
+      auto copy = PrivateView::Map(*image);
+      EXPECT_EQ(std::memcmp(copy->Data(), view->Data(), view->Size()), 0);
+    }
+    EXPECT_TRUE(view->Show(*image).has_value());
+  }
+  EXPECT_TRUE(most > 8 && most <= kMaxExtents);
 }
 
 TEST(CapturedLayerIsSealed) {
