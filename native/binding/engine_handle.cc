@@ -57,6 +57,24 @@ Result<std::shared_ptr<VmRecord>> EngineHandle::Fork(std::shared_ptr<const Snaps
   return Adopt(newborn, Vm::Fork(engine_, std::move(snapshot), options, newborn.events));
 }
 
+Result<std::shared_ptr<VmRecord>> EngineHandle::TryFork(
+    const std::shared_ptr<const Snapshot>& snapshot, const ForkOptions& options) {
+  {
+    std::lock_guard lock(mutex_);
+    if (closing_) return std::unexpected(EngineClosed());
+    ++jobs_;  // the engine stays until EndJob()
+  }
+  const Newborn newborn = Conceive();
+  auto vm = Vm::TryFork(engine_, snapshot, options, newborn.events);
+  Result<std::shared_ptr<VmRecord>> record = nullptr;
+  if (vm && *vm == nullptr)
+    newborn.events->Mute();
+  else
+    record = Adopt(newborn, std::move(vm));
+  EndJob();
+  return record;
+}
+
 Result<std::shared_ptr<VmRecord>> EngineHandle::Adopt(const Newborn& newborn,
                                                       Result<std::shared_ptr<Vm>> vm) {
   if (!vm) {

@@ -34,6 +34,7 @@ class SnapshotObject {
   Napi::Value Id(const Info& info);
   Napi::Value GetInfo(const Info& info);
   Napi::Value Fork(const Info& info);
+  Napi::Value TryFork(const Info& info);
   Napi::Value FillShells(const Info& info);
   Napi::Value Save(const Info& info);
   Napi::Value Verify(const Info& info);

@@ -124,7 +124,8 @@ std::vector<std::byte> StateAfterFork(const std::shared_ptr<Engine>& engine,
                                       const Snapshot& snapshot) {
   const MachineState& state = snapshot.State();
   StageClock clock;
-  auto machine = Machine::Build(*engine,
+  auto shell = TakeShell(*engine, Machine::Shape(state.config, state.cpuid));
+  auto machine = Machine::Build(*engine, std::move(shell),
                                 {.config = state.config,
                                  .image = snapshot.GetImage(),
                                  .cpuid = state.cpuid,
@@ -172,6 +173,18 @@ TEST(ManyGuestsUseOneShellInTurn) {
   }
   EXPECT_EQ(engine->Shells().Count().built, 1u);
   EXPECT_EQ(engine->Shells().Count().reused, 51u);
+}
+
+TEST(ForkWithoutWaitingNeedsAReadyShell) {
+  auto engine = TestEngine(kRecycleOnly);
+  auto vm = Boot(engine, kCount);
+  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
+  auto snapshot = (*vm)->Freeze();
+  auto clone = Vm::TryFork(engine, *snapshot, {}, std::make_shared<Observer>());
+  EXPECT_TRUE(clone.has_value() && *clone == nullptr);
+  (*vm)->Destroy();
+  clone = Vm::TryFork(engine, *snapshot, {}, std::make_shared<Observer>());
+  EXPECT_TRUE(clone.has_value() && *clone != nullptr && WaitForConsole(**clone, "01234567"));
 }
 
 TEST(ShellOfACrashedGuestIsNotUsedAgain) {

@@ -34,8 +34,8 @@ ShellShape Machine::Shape(const MachineConfig& config, const std::vector<kvm_cpu
           .cpuid = cpuid};
 }
 
-Result<std::unique_ptr<Machine>> Machine::Build(Engine& engine, Setup setup, StageClock& clock) {
-  VMFORK_TRY(shell, engine.Shells().Take(Shape(setup.config, setup.cpuid), clock));
+Result<std::unique_ptr<Machine>> Machine::Build(Engine& engine, std::unique_ptr<Shell> shell,
+                                                Setup setup, StageClock& clock) {
   const std::shared_ptr<const Image> image = std::move(setup.image);
   std::unique_ptr<Machine> machine(new Machine(engine, std::move(setup)));
   machine->shell_ = std::move(shell);

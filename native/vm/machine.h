@@ -37,11 +37,12 @@ class Machine : private EventHandler {
         on_end;  // the guest cannot go on; any vCPU's thread, possibly several times
   };
 
-  // What its shell must be like.
+  // What the shell of such a machine must be like.
   static ShellShape Shape(const MachineConfig& config, const std::vector<kvm_cpuid_entry2>& cpuid);
   // A VM with memory, interrupt controllers, vCPUs and devices, none of it running. Laps: see
   // docs/tuning.md.
-  static Result<std::unique_ptr<Machine>> Build(Engine& engine, Setup setup, StageClock& clock);
+  static Result<std::unique_ptr<Machine>> Build(Engine& engine, std::unique_ptr<Shell> shell,
+                                                Setup setup, StageClock& clock);
   ~Machine() override;  // stops everything, gives the shell back
 
   void StartVcpus();

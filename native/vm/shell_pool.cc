@@ -41,22 +41,31 @@ ShellPool::Rack& ShellPool::FindRack(const ShellShape& shape, std::list<Rack>& d
   return racks_.front();
 }
 
-Result<std::unique_ptr<Shell>> ShellPool::Take(const ShellShape& shape, StageClock& clock) {
-  std::list<Rack> dropped;  // closed without the lock
+ShellPool::Found ShellPool::Find(const ShellShape& shape) {
+  std::list<Rack> dropped;
   std::unique_lock lock(mutex_);
   Rack& rack = FindRack(shape, dropped);
-  const std::shared_ptr<const ShellShape> shared_shape = rack.shape;
-  std::unique_ptr<Shell> shell;
+  Found found{.shell = {}, .shape = rack.shape};
   if (!rack.shells.empty()) {
-    shell = std::move(rack.shells.back());
+    found.shell = std::move(rack.shells.back());
     rack.shells.pop_back();
     --counts_.ready;
   }
   if (rack.shells.size() < limits_.ready) ScheduleRefill();
-  lock.unlock();
-  if (shell == nullptr) return BuildOne(shared_shape, clock);
+  return found;
+}
+
+std::unique_ptr<Shell> ShellPool::TryTake(const ShellShape& shape, StageClock& clock) {
+  Found found = Find(shape);
+  if (found.shell != nullptr) clock.Lap("shell");
+  return std::move(found.shell);
+}
+
+Result<std::unique_ptr<Shell>> ShellPool::Take(const ShellShape& shape, StageClock& clock) {
+  Found found = Find(shape);
+  if (found.shell == nullptr) return BuildOne(std::move(found.shape), clock);
   clock.Lap("shell");
-  return shell;
+  return std::move(found.shell);
 }
 
 void ShellPool::Give(std::unique_ptr<Shell> shell) {

@@ -24,8 +24,10 @@ class ShellPool {
   ShellPool(const Engine& engine, ShellLimits limits);
   ~ShellPool();  // waits for the one being made
 
-  // One from the pool (lap "shell"), or one made now. Errors: those of Shell::Build().
+  // One from the pool, or one made now. Errors: those of Shell::Build().
   Result<std::unique_ptr<Shell>> Take(const ShellShape& shape, StageClock& clock);
+  // One from the pool (lap "shell"), or null. Does not block.
+  std::unique_ptr<Shell> TryTake(const ShellShape& shape, StageClock& clock);
   // Takes back a shell that no machine uses any more. Blocks while it is recycled.
   void Give(std::unique_ptr<Shell> shell);
   // Returns when `count` of the shape wait, or as many as may be kept. *blocks*
@@ -47,6 +49,11 @@ class ShellPool {
   // Makes it when it is not there; what that pushes out is for the caller to let go of.
   Rack& FindRack(const ShellShape& shape, std::list<Rack>& dropped);
   bool HasRoom() const;
+  struct Found {
+    std::unique_ptr<Shell> shell;
+    std::shared_ptr<const ShellShape> shape;
+  };
+  Found Find(const ShellShape& shape);
   // Puts a shell away, unless there are too many: then it gives it back.
   std::unique_ptr<Shell> Store(std::unique_ptr<Shell> shell);
   Result<std::unique_ptr<Shell>> BuildOne(std::shared_ptr<const ShellShape> shape,

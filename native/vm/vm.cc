@@ -152,13 +152,14 @@ Vm::Vm(std::shared_ptr<Engine> engine, std::shared_ptr<VmObserver> observer)
 
 Vm::~Vm() { Destroy(); }
 
-Result<Vm::Made> Vm::MakeMachine(MachineConfig config, std::shared_ptr<const Image> image,
+Result<Vm::Made> Vm::MakeMachine(std::unique_ptr<Shell> shell, MachineConfig config,
+                                 std::shared_ptr<const Image> image,
                                  std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes,
                                  StageClock& clock) const {
   auto reporter = std::make_shared<EndReporter>(observer_);
   VMFORK_TRY(
       machine,
-      Machine::Build(*engine_,
+      Machine::Build(*engine_, std::move(shell),
                      {.config = std::move(config),
                       .image = std::move(image),
                       .cpuid = std::move(cpuid),
@@ -186,13 +187,15 @@ Result<std::shared_ptr<Vm>> Vm::Boot(std::shared_ptr<Engine> engine, const BootO
   VMFORK_TRY(disks, OpenDisks(*engine, options.disk_paths));
   std::shared_ptr<Vm> vm(new Vm(std::move(engine), std::move(observer)));
   auto cpuid = FitCpuid(vm->engine_->SupportedCpuid(), vm->engine_->Host(), options.vcpus);
-  VMFORK_TRY(made, vm->MakeMachine({.memory_bytes = options.memory_bytes,
-                                    .vcpus = options.vcpus,
-                                    .cid = options.cid,
-                                    .disks = std::move(disks),
-                                    .media = {}},
-                                   Image::Zero(options.memory_bytes), std::move(cpuid),
-                                   options.console_bytes, clock));
+  MachineConfig config = {.memory_bytes = options.memory_bytes,
+                          .vcpus = options.vcpus,
+                          .cid = options.cid,
+                          .disks = std::move(disks),
+                          .media = {}};
+  VMFORK_TRY(shell, vm->engine_->Shells().Take(Machine::Shape(config, cpuid), clock));
+  VMFORK_TRY(made,
+             vm->MakeMachine(std::move(shell), std::move(config), Image::Zero(options.memory_bytes),
+                             std::move(cpuid), options.console_bytes, clock));
   Machine& machine = *made.machine;
   VMFORK_CHECK(LoadGuest(machine, options));
   clock.Lap("load_kernel");
@@ -204,14 +207,18 @@ Result<std::shared_ptr<Vm>> Vm::Boot(std::shared_ptr<Engine> engine, const BootO
   return vm;
 }
 
-Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, const ForkOptions& options) const {
-  StageClock clock;
+Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> shell,
+                               const ForkOptions& options, StageClock& clock) const {
   const MachineState& state = snapshot.State();
   MachineConfig config = state.config;
   VMFORK_CHECK(CopyWritableMedia(*engine_, config));
   clock.Lap("media");
-  VMFORK_TRY(made, MakeMachine(std::move(config), snapshot.GetImage(), state.cpuid,
-                               options.console_bytes, clock));
+  if (shell == nullptr) {
+    VMFORK_TRY(taken, engine_->Shells().Take(Machine::Shape(config, state.cpuid), clock));
+    shell = std::move(taken);
+  }
+  VMFORK_TRY(made, MakeMachine(std::move(shell), std::move(config), snapshot.GetImage(),
+                               state.cpuid, options.console_bytes, clock));
   Machine& machine = *made.machine;
   VMFORK_CHECK(machine.WriteState(*engine_, state, clock));
   // A guest that had not dialled the control port when it was frozen has no channel to continue.
@@ -236,8 +243,31 @@ Result<std::shared_ptr<Vm>> Vm::Fork(std::shared_ptr<Engine> engine,
                                      const std::shared_ptr<const Snapshot>& snapshot,
                                      const ForkOptions& options,
                                      std::shared_ptr<VmObserver> observer) {
+  StageClock clock;
+  return ForkInto(nullptr, std::move(engine), snapshot, options, std::move(observer), clock);
+}
+
+Result<std::shared_ptr<Vm>> Vm::TryFork(std::shared_ptr<Engine> engine,
+                                        const std::shared_ptr<const Snapshot>& snapshot,
+                                        const ForkOptions& options,
+                                        std::shared_ptr<VmObserver> observer) {
+  StageClock clock;
+  const MachineState& state = snapshot->State();
+  for (const BlockDisk& disk : state.config.media)
+    if (disk.medium != nullptr && disk.medium->IsWritable()) return nullptr;
+  auto shell = engine->Shells().TryTake(Machine::Shape(state.config, state.cpuid), clock);
+  if (shell == nullptr) return nullptr;
+  return ForkInto(std::move(shell), std::move(engine), snapshot, options, std::move(observer),
+                  clock);
+}
+
+Result<std::shared_ptr<Vm>> Vm::ForkInto(std::unique_ptr<Shell> shell,
+                                         std::shared_ptr<Engine> engine,
+                                         const std::shared_ptr<const Snapshot>& snapshot,
+                                         const ForkOptions& options,
+                                         std::shared_ptr<VmObserver> observer, StageClock& clock) {
   std::shared_ptr<Vm> vm(new Vm(std::move(engine), std::move(observer)));
-  VMFORK_TRY(made, vm->MakeClone(*snapshot, options));
+  VMFORK_TRY(made, vm->MakeClone(*snapshot, std::move(shell), options, clock));
   vm->origin_ = snapshot;
   vm->Adopt(std::move(made));
   return vm;
@@ -252,7 +282,8 @@ Result<void> Vm::Reset(const ForkOptions& options) {
     std::shared_lock lock(machine_mutex_);
     VMFORK_CHECK(CheckAlive());
   }
-  VMFORK_TRY(made, MakeClone(*origin_, options));
+  StageClock clock;
+  VMFORK_TRY(made, MakeClone(*origin_, nullptr, options, clock));
   std::unique_ptr<Machine> before = Adopt(std::move(made));
   before->RequestStop();
   RetireInBackground(std::move(before));

@@ -24,6 +24,7 @@
 namespace vmfork {
 
 class Machine;  // the parts of a live VM: machine.h
+class Shell;
 
 class Vm {
  public:
@@ -38,6 +39,12 @@ class Vm {
                                           const std::shared_ptr<const Snapshot>& snapshot,
                                           const ForkOptions& options,
                                           std::shared_ptr<VmObserver> observer);
+  // The same when it takes no longer than a fork does: null when no shell is ready, or a disk has
+  // to be copied. Does not block.
+  static Result<std::shared_ptr<Vm>> TryFork(std::shared_ptr<Engine> engine,
+                                             const std::shared_ptr<const Snapshot>& snapshot,
+                                             const ForkOptions& options,
+                                             std::shared_ptr<VmObserver> observer);
   ~Vm();  // Destroy()
 
   // The host end of a clone's control channel. Once; then, and for booted VMs, kState.
@@ -101,11 +108,18 @@ class Vm {
   };
 
   Vm(std::shared_ptr<Engine> engine, std::shared_ptr<VmObserver> observer);
-  Result<Made> MakeMachine(MachineConfig config, std::shared_ptr<const Image> image,
-                           std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes,
-                           StageClock& clock) const;
-  // A running copy of the snapshot.
-  Result<Made> MakeClone(const Snapshot& snapshot, const ForkOptions& options) const;
+  Result<Made> MakeMachine(std::unique_ptr<Shell> shell, MachineConfig config,
+                           std::shared_ptr<const Image> image, std::vector<kvm_cpuid_entry2> cpuid,
+                           size_t console_bytes, StageClock& clock) const;
+  static Result<std::shared_ptr<Vm>> ForkInto(std::unique_ptr<Shell> shell,
+                                              std::shared_ptr<Engine> engine,
+                                              const std::shared_ptr<const Snapshot>& snapshot,
+                                              const ForkOptions& options,
+                                              std::shared_ptr<VmObserver> observer,
+                                              StageClock& clock);
+  // A running copy of the snapshot, in `shell` or in one from the pool.
+  Result<Made> MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> shell,
+                         const ForkOptions& options, StageClock& clock) const;
   std::unique_ptr<Machine> Adopt(Made made);  // the one before it
   Result<void> CheckAlive() const;
   void RetireInBackground(std::unique_ptr<Machine> machine);

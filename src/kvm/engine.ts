@@ -130,7 +130,7 @@ export class Engine {
     options: NativeForkOptions,
     makeSink: (vm: NativeVm) => T,
   ): Promise<T> {
-    return this.#make(() => snapshot.fork(options), makeSink);
+    return this.#make(() => snapshot.tryFork(options) ?? snapshot.fork(options), makeSink);
   }
 
   /** @internal */
@@ -146,19 +146,22 @@ export class Engine {
 
   // Events of a VM may be delivered before the promise that carries the VM has called back: they wait for its sink.
   async #make<T extends VmEventSink>(
-    make: () => Promise<NativeVm>,
+    make: () => NativeVm | Promise<NativeVm>,
     makeSink: (vm: NativeVm) => T,
   ): Promise<T> {
     this.#assertOpen();
     this.#making++;
     try {
-      const vm = await make().catch(rethrow);
+      const made = make();
+      const vm = made instanceof Promise ? await made : made;
       const sink = makeSink(vm);
       this.#sinks.set(vm.id, sink);
       const early = this.#early.get(vm.id) ?? [];
       this.#early.delete(vm.id);
       for (const event of early) deliver(sink, event);
       return sink;
+    } catch (error) {
+      throw fromNative(error);
     } finally {
       this.#making--;
       if (this.#making === 0) this.#dropEarly();
