@@ -5,6 +5,7 @@ import type { BenchCase } from '../harness/case.js';
 import { msSince, now } from '../harness/clock.js';
 import { Companion, companionSnapshot } from '../harness/companion.js';
 import { guestParameters, openSnapshot, repeat } from './default-guest.js';
+import { addStages } from './stages.js';
 
 const DIRTY_PAGES = 100;
 const NS_PER_MS = 1e6;
@@ -33,6 +34,7 @@ export const reset: BenchCase = {
         own.reduce((sum, [, ms]) => sum + ms, 0),
       );
       run.samples.addMs('acknowledged_ms', acknowledgedMs);
+      addStages(run.samples, clone.timings());
     });
     return { ...guestParameters(base), dirty_pages: DIRTY_PAGES };
   },

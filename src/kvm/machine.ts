@@ -6,7 +6,13 @@ import { debug, logChannel, stateChannel } from '../diagnostics.js';
 import { fromNative, isErrorCode, VmforkError } from '../errors.js';
 import { Session, type SessionPast } from '../exec/session.js';
 import { type ConnectionListener, socketFromFd } from '../exec/sockets.js';
-import type { NativeForkOptions, NativeMemory, NativeSnapshot, NativeVm } from '../native.js';
+import type {
+  NativeForkOptions,
+  NativeMemory,
+  NativeSnapshot,
+  NativeStage,
+  NativeVm,
+} from '../native.js';
 import { Deferred, type WaitOptions } from '../waiting.js';
 import { GuestConsole } from './console.js';
 import type { Engine, VmEventSink } from './engine.js';
@@ -36,6 +42,12 @@ export interface Frozen {
   forkPoints: readonly string[];
   /** Stages of the freezing; the guest stood still for `pause`, a part of `capture`. */
   timings: readonly Timing[];
+}
+
+/** A machine at its fork point. */
+export interface Rewound {
+  session: Session;
+  stages: NativeStage[];
 }
 
 /** A file or block device, or a scratch disk of so many bytes (a multiple of 512), which is thrown away with the VM. */
@@ -200,13 +212,14 @@ export class Machine implements VmEventSink {
 
   /**
    * Back to the moment of its fork, and not itself yet: what was under way has failed with `VMF_RESET`. Resolves with the
-   * new channel. When the reset itself fails, the machine runs on as it was.
+   * new channel and the stages. When the reset itself fails, the machine runs on as it was.
    */
-  async rewind(options: NativeForkOptions, past: SessionPast): Promise<Session> {
+  async rewind(options: NativeForkOptions, past: SessionPast): Promise<Rewound> {
     const before = this.sessionFor('reset');
     this.#go('resetting');
+    let stages: NativeStage[];
     try {
-      await this.#native.reset(options);
+      stages = await this.#native.reset(options);
     } catch (error) {
       if (!this.#gone) this.#go('running');
       if (this.#closedMeanwhile) this.#onSessionClosed(before, this.#closedMeanwhile);
@@ -216,7 +229,7 @@ export class Machine implements VmEventSink {
     }
     if (this.#gone) throw this.#gone;
     this.#failPending(before, new VmforkError('VMF_RESET'));
-    return this.openControl(past);
+    return { session: this.openControl(past), stages };
   }
 
   /** Pairs of offset and length of the guest memory that it owns. */
