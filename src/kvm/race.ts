@@ -2,7 +2,7 @@
 
 import { VmforkError } from '../errors.js';
 import type { ForkOptions } from '../options.js';
-import { abortedError, linkSignals, throwIfAborted, withLimits } from '../waiting.js';
+import { abortedError, throwIfAborted, withLimits } from '../waiting.js';
 import type { Clone } from './clone.js';
 import type { Snapshot } from './snapshot.js';
 
@@ -30,24 +30,27 @@ export async function race<T>(
   run: Runner<T>,
 ): Promise<Winner<T>> {
   throwIfAborted('race', signal);
-  const over = new AbortController();
-  const linked = linkSignals(over.signal, signal);
-  const lost = linked.signal as AbortSignal;
-  const forks = snapshot.forkEach({ ...options, signal: lost });
+  const forking = new AbortController();
+  const forks = snapshot.forkEach({ ...options, signal: forking.signal });
+  // One each: what the winner has tied to its signal may go on.
+  const lost = forks.map(() => new AbortController());
   const runs = forks.map(async (fork, index) => {
     const clone = await fork;
-    return { clone, value: await run(clone, index, lost) };
+    const value = await run(clone, index, (lost[index] as AbortController).signal);
+    return { clone, value, index };
   });
-  let winner: Winner<T> | undefined;
+  let winner: (Winner<T> & { index: number }) | undefined;
   try {
     // A runner need not heed the signal, so the race does not wait for it.
     winner = await withLimits('race', { signal }, Promise.any(runs));
-    return winner;
+    return { value: winner.value, clone: winner.clone };
   } catch (error) {
     throw signal?.aborted ? abortedError('race', signal) : nobodyWon(error);
   } finally {
-    over.abort();
-    linked.unlink();
+    forking.abort(signal?.reason);
+    for (const [index, one] of lost.entries()) {
+      if (index !== winner?.index) one.abort(signal?.reason);
+    }
     await destroyAll(forks, keepWinner ? winner?.clone : undefined);
   }
 }
