@@ -54,7 +54,9 @@ export async function forkMachine(origin: Origin, plan: ForkPlan, charge: Charge
     const session = machine.openControl(metadata);
     const forkPoint = plan.release && expectRelease(session, plan.release);
     const parent = { cid: metadata.cid, kernel: metadata.agent.kernel };
-    await acknowledge(session, identity, parent, plan.options);
+    const acknowledged = acknowledge(session, identity, parent, plan.options);
+    engine.identities.refill(); // while the guest is at work
+    await acknowledged;
     await forkPoint?.opened;
     clock.mark('acknowledge');
     machine.ready();
@@ -79,13 +81,11 @@ async function makeMachine(
   const consoleBytes = options.consoleBytes ?? DEFAULT_CONSOLE_BYTES;
   clock.mark('identity');
   const forkOptions = { cid: identity.cid, controlBytes, consoleBytes };
-  const forking = engine.fork(
+  const machine = await engine.fork(
     native,
     forkOptions,
     (vm) => new Machine(engine, vm, () => charge.release()),
   );
-  engine.identities.refill(); // while a worker forks
-  const machine = await forking;
   clock.mark('fork');
   return machine;
 }
