@@ -40,7 +40,7 @@ std::vector<std::byte> Bytes(const VcpuState& state) {
   return out.Take();
 }
 
-void ExpectEqual(const FreshState& one, const FreshState& other) {
+void ExpectEqual(const CoreState& one, const CoreState& other) {
   EXPECT_EQ(one.vcpus.size(), other.vcpus.size());
   for (size_t i = 0; i < one.vcpus.size(); ++i)
     EXPECT_TRUE(Bytes(one.vcpus[i]) == Bytes(other.vcpus[i]));
@@ -84,7 +84,7 @@ TEST(RecycledShellIsAsNew) {
   auto engine = TestEngine(kRecycleOnly);
   const ShellShape shape = TestShape(*engine);
   auto shell = TakeShell(*engine, shape);
-  const std::shared_ptr<const FreshState> fresh = shell->Fresh();
+  const std::shared_ptr<const CoreState> fresh = shell->Fresh();
   for (size_t i = 0; i < shell->Vcpus().size(); ++i) {
     const VcpuFd& vcpu = shell->Vcpus()[i]->Fd();
     EXPECT_TRUE(WriteVcpuState(vcpu, Used(fresh->vcpus[i]), fresh->vcpus[i]).has_value());
@@ -159,6 +159,30 @@ TEST(ForkIntoARecycledShellIsTheForkIntoANewOne) {
   const auto recycled = StateAfterFork(pooled, **snapshot);
   EXPECT_EQ(pooled->Shells().Count().reused, 2u);
   EXPECT_TRUE(recycled == StateAfterFork(plain, **snapshot));
+  // From now on the shell waits with most of that state in it.
+  EXPECT_TRUE(recycled == StateAfterFork(pooled, **snapshot));
+  EXPECT_EQ(pooled->Shells().Count().reused, 3u);
+}
+
+TEST(BootIntoARecycledShellFindsANewMachine) {
+  auto engine = TestEngine(kRecycleOnly);
+  auto vm = Boot(engine, kCount);
+  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
+  auto snapshot = (*vm)->Freeze();
+  (*vm)->Destroy();
+  // Two, so that the shell waits for a third.
+  for (int i = 0; i < 2; ++i)
+    EXPECT_TRUE(Vm::Fork(engine, *snapshot, {}, std::make_shared<Observer>()).has_value());
+  auto shell =
+      TakeShell(*engine, Machine::Shape((*snapshot)->State().config, (*snapshot)->State().cpuid));
+  EXPECT_FALSE(&shell->Now() == shell->Fresh().get());
+  EXPECT_TRUE(shell->MakeFresh().has_value());
+  auto now = shell->ReadState(shell->Fresh()->format);
+  ExpectEqual(*now, *shell->Fresh());
+  engine->Shells().Give(std::move(shell));
+  vm = Boot(engine, Print("again") + kHalt);
+  EXPECT_TRUE(vm.has_value() && WaitForConsole(**vm, "again"));
+  EXPECT_EQ(engine->Shells().Count().built, 1u);
 }
 
 TEST(ManyGuestsUseOneShellInTurn) {

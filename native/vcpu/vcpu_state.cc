@@ -14,6 +14,7 @@ namespace {
 constexpr uint32_t kMsrTsc = 0x10, kMsrTscAdjust = 0x3b, kMsrTscDeadline = 0x6e0;
 constexpr uint32_t kMsrKvmWallClock = 0x11, kMsrKvmSystemTime = 0x12;
 constexpr uint32_t kMsrKvmWallClockNew = 0x4b564d00, kMsrKvmSystemTimeNew = 0x4b564d01;
+constexpr uint32_t kFirstKvmMsr = 0x4b56'4d00, kLastKvmMsr = 0x4b56'4dff;  // asm/kvm_para.h
 constexpr uint32_t kHyperVFirst = 0x4000'0000, kHyperVLast = 0x4000'01ff;
 constexpr size_t kMaxMsrs = 1024, kMaxXsaveBytes = 1 << 16;
 
@@ -71,7 +72,9 @@ Result<void> WriteMsrs(const VcpuFd& vcpu, std::span<const kvm_msr_entry> msrs) 
   return Fail(ErrorCode::kSnapshotIncompatible, "KVM_SET_MSRS", detail);
 }
 
-// Those of `wanted` that are not so in `now`; the TSC always, which does not stand still.
+// Those of `wanted` that are not so in `now`; the TSC always, which does not stand still. Not the
+// place of the wall clock: writing it has KVM put the host's time there, in a page that the clone
+// would have to copy, and the guest looks at it only when it has just written the register itself.
 std::vector<kvm_msr_entry> ChangedMsrs(const std::vector<kvm_msr_entry>& wanted,
                                        const std::vector<kvm_msr_entry>& now) {
   std::vector<kvm_msr_entry> changed;
@@ -80,6 +83,7 @@ std::vector<kvm_msr_entry> ChangedMsrs(const std::vector<kvm_msr_entry>& wanted,
     size_t found = at;
     while (found < now.size() && now[found].index != entry.index) ++found;
     if (found < now.size()) at = found + 1;
+    if (entry.index == kMsrKvmWallClock || entry.index == kMsrKvmWallClockNew) continue;
     const bool equal = found < now.size() && now[found].data == entry.data;
     if (!equal || entry.index == kMsrTsc) changed.push_back(entry);
   }
@@ -119,32 +123,47 @@ Result<VcpuState> ReadFreshVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& 
 }
 
 Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state, const VcpuState& now) {
-  VMFORK_CHECK(vcpu.Set(state.sregs));
+  if (Differs(state.sregs, now.sregs)) VMFORK_CHECK(vcpu.Set(state.sregs));
   if (state.has_xcrs && Differs(state.xcrs, now.xcrs)) VMFORK_CHECK(vcpu.Set(state.xcrs));
   if (state.xsave != now.xsave) VMFORK_CHECK(vcpu.SetXsave(state.xsave));
-  VMFORK_CHECK(vcpu.Set(state.regs));
+  if (Differs(state.regs, now.regs)) VMFORK_CHECK(vcpu.Set(state.regs));
   if (Differs(state.debugregs, now.debugregs)) VMFORK_CHECK(vcpu.Set(state.debugregs));
-  // Before the MSRs: a TSC deadline is only taken when the APIC's timer is in that mode.
+  // Before the MSRs: a TSC deadline is only taken when the APIC's timer is in that mode. Always,
+  // because it starts the timers.
   VMFORK_CHECK(vcpu.Set(state.lapic));
   VMFORK_CHECK(WriteMsrs(vcpu, ChangedMsrs(state.msrs, now.msrs)));
   if (Differs(state.mp_state, now.mp_state)) VMFORK_CHECK(vcpu.Set(state.mp_state));
-  return vcpu.Set(state.events);
+  if (Differs(state.events, now.events)) VMFORK_CHECK(vcpu.Set(state.events));
+  return {};
 }
 
-Result<void> ResetVcpuState(const VcpuFd& vcpu, const VcpuState& fresh) {
+VcpuState VcpuStateAtRest(const VcpuState& state, const VcpuState& fresh) {
+  VcpuState rest = state;
+  rest.lapic = fresh.lapic;
+  rest.msrs = fresh.msrs;
+  for (kvm_msr_entry& entry : rest.msrs) {
+    const bool of_kvm = entry.index >= kFirstKvmMsr && entry.index <= kLastKvmMsr;
+    if (IsTimeMsr(entry.index) || of_kvm) continue;
+    const auto wanted = std::ranges::find(state.msrs, entry.index, &kvm_msr_entry::index);
+    if (wanted != state.msrs.end()) entry.data = wanted->data;
+  }
+  return rest;
+}
+
+Result<void> ResetVcpuState(const VcpuFd& vcpu, const VcpuState& state) {
   constexpr uint64_t kFarTsc = 1ULL << 62;
-  std::vector<kvm_msr_entry> msrs = fresh.msrs;
+  std::vector<kvm_msr_entry> msrs = state.msrs;
   for (kvm_msr_entry& entry : msrs)
     if (entry.index == kMsrTsc) entry.data = kFarTsc;
-  VMFORK_CHECK(vcpu.Set(fresh.sregs));
-  if (fresh.has_xcrs) VMFORK_CHECK(vcpu.Set(fresh.xcrs));
-  VMFORK_CHECK(vcpu.SetXsave(fresh.xsave));
-  VMFORK_CHECK(vcpu.Set(fresh.regs));
-  VMFORK_CHECK(vcpu.Set(fresh.debugregs));
-  VMFORK_CHECK(vcpu.Set(fresh.lapic));
+  VMFORK_CHECK(vcpu.Set(state.sregs));
+  if (state.has_xcrs) VMFORK_CHECK(vcpu.Set(state.xcrs));
+  VMFORK_CHECK(vcpu.SetXsave(state.xsave));
+  VMFORK_CHECK(vcpu.Set(state.regs));
+  VMFORK_CHECK(vcpu.Set(state.debugregs));
+  VMFORK_CHECK(vcpu.Set(state.lapic));
   VMFORK_CHECK(WriteMsrs(vcpu, msrs));
-  VMFORK_CHECK(vcpu.Set(fresh.mp_state));
-  VMFORK_CHECK(vcpu.Set(fresh.events));
+  VMFORK_CHECK(vcpu.Set(state.mp_state));
+  VMFORK_CHECK(vcpu.Set(state.events));
   std::memset(&vcpu.Run(), 0, sizeof(kvm_run));  // KVM's half of the last exit
   return {};
 }

@@ -42,10 +42,14 @@ Result<VcpuState> ReadFreshVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& 
 // Into a vCPU that has its CPUID and is in the state `now`: what is equal is not written. Error
 // kSnapshotIncompatible when the host refuses a register.
 Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state, const VcpuState& now);
-// Back to `fresh`, whatever the vCPU has done since. Its time stamp counter is left far from any
-// that a snapshot could have: KVM takes a value near the one it expects for an attempt to
-// synchronize vCPUs, and does not set it (kvm_synchronize_tsc() in arch/x86/kvm/x86.c).
-Result<void> ResetVcpuState(const VcpuFd& vcpu, const VcpuState& fresh);
+// All of `state`, whatever the vCPU has done before. `state` must have every MSR that a guest can
+// change. Its time stamp counter is left far from any that a snapshot could have: KVM takes a value
+// near the one it expects for an attempt to synchronize vCPUs, and does not set it
+// (kvm_synchronize_tsc() in arch/x86/kvm/x86.c).
+Result<void> ResetVcpuState(const VcpuFd& vcpu, const VcpuState& state);
+// `state` without what runs by itself or has KVM look at guest memory (the APIC, whose timer may be
+// armed; the MSRs of time and of KVM's own interfaces): that is as in `fresh`.
+VcpuState VcpuStateAtRest(const VcpuState& state, const VcpuState& fresh);
 
 void EncodeVcpuState(const VcpuState& state, ByteWriter& out);
 // Hostile input: lengths are checked, values are KVM's to judge. Error: kSnapshotInvalid.

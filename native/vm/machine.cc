@@ -5,6 +5,7 @@
 
 #include <cinttypes>
 #include <cstdio>
+#include <cstring>
 
 #include "devices/virtio/rng.h"
 #include "memory/layout.h"
@@ -190,13 +191,18 @@ Result<MachineState> Machine::ReadState() {
 
 Result<void> Machine::WriteState(const Engine& engine, const MachineState& state,
                                  StageClock& clock) {
-  for (const kvm_irqchip& chip : state.irqchips) VMFORK_CHECK(shell_->Kvm().SetIrqchip(chip));
+  const CoreState& now = shell_->Now();
+  for (size_t i = 0; i < state.irqchips.size(); ++i) {
+    const kvm_irqchip &wanted = state.irqchips[i], &present = now.irqchips[i];
+    if (std::memcmp(&wanted, &present, sizeof wanted) != 0)
+      VMFORK_CHECK(shell_->Kvm().SetIrqchip(wanted));
+  }
   VMFORK_CHECK(shell_->Kvm().SetClock(state.clock));
   clock.Lap("restore_irqchip_clock");
   for (size_t i = 0; i < state.vcpus.size(); ++i) {
     const VcpuFd& vcpu = shell_->Vcpus()[i]->Fd();
     if (engine.HasTscControl()) VMFORK_CHECK(vcpu.SetTscKhz(state.tsc_khz));
-    VMFORK_CHECK(WriteVcpuState(vcpu, state.vcpus[i], shell_->Fresh()->vcpus[i]));
+    VMFORK_CHECK(WriteVcpuState(vcpu, state.vcpus[i], now.vcpus[i]));
   }
   clock.Lap("restore_vcpus");
   if (state.devices.size() != slots_.size() + 1) {
@@ -214,6 +220,7 @@ Result<void> Machine::WriteState(const Engine& engine, const MachineState& state
     VMFORK_CHECK(slots_[i].transport->Restore(bytes));
   }
   clock.Lap("restore_devices");
+  shells_.Expect(*shell_, state);
   return {};
 }
 

@@ -21,9 +21,17 @@ bool ShellShape::operator==(const ShellShape& other) const {
          std::memcmp(cpuid.data(), other.cpuid.data(), cpuid.size() * sizeof cpuid[0]) == 0;
 }
 
+CoreState StateAtRest(const MachineState& state, const CoreState& fresh) {
+  CoreState rest = fresh;
+  rest.irqchips = state.irqchips;
+  for (size_t i = 0; i < rest.vcpus.size() && i < state.vcpus.size(); ++i)
+    rest.vcpus[i] = VcpuStateAtRest(state.vcpus[i], fresh.vcpus[i]);
+  return rest;
+}
+
 Result<std::unique_ptr<Shell>> Shell::Build(const Engine& engine,
                                             std::shared_ptr<const ShellShape> shape,
-                                            std::shared_ptr<const FreshState> fresh,
+                                            std::shared_ptr<const CoreState> fresh,
                                             StageClock& clock) {
   std::unique_ptr<Shell> shell(new Shell(std::move(shape)));
   VMFORK_TRY(vm, engine.GetKvm().CreateVm());
@@ -43,10 +51,10 @@ Result<std::unique_ptr<Shell>> Shell::Build(const Engine& engine,
   clock.Lap("doorbell");
   if (fresh == nullptr) {
     VMFORK_TRY(state, shell->ReadState(engine.VcpuFormat()));
-    fresh = std::make_shared<const FreshState>(std::move(state));
+    fresh = std::make_shared<const CoreState>(std::move(state));
     clock.Lap("fresh_state");
   }
-  shell->fresh_ = std::move(fresh);
+  shell->now_ = shell->fresh_ = std::move(fresh);
   return shell;
 }
 
@@ -81,8 +89,8 @@ Result<void> Shell::ConnectDoorbell(size_t index) {
   return {};
 }
 
-Result<FreshState> Shell::ReadState(const VcpuStateFormat& format) const {
-  FreshState state{.vcpus = {}, .irqchips = {}, .format = format};
+Result<CoreState> Shell::ReadState(const VcpuStateFormat& format) const {
+  CoreState state{.vcpus = {}, .irqchips = {}, .format = format};
   for (const auto& vcpu : vcpus_) {
     VMFORK_TRY(vcpu_state, ReadFreshVcpuState(vcpu->Fd(), format));
     state.vcpus.push_back(std::move(vcpu_state));
@@ -107,13 +115,21 @@ Result<void> Shell::DropShadowPages() {
   return vm_.SetMemory(kSpareSlot, layout::kSparePage, 0, view_.Data());
 }
 
-Result<void> Shell::Recycle() {
+Result<void> Shell::Recycle(std::shared_ptr<const CoreState> state) {
   VMFORK_CHECK(view_.Hide());
   VMFORK_CHECK(DropShadowPages());
-  for (const kvm_irqchip& chip : fresh_->irqchips) VMFORK_CHECK(vm_.SetIrqchip(chip));
-  for (size_t i = 0; i < vcpus_.size(); ++i)
-    VMFORK_CHECK(ResetVcpuState(vcpus_[i]->Fd(), fresh_->vcpus[i]));
+  VMFORK_CHECK(WriteCores(std::move(state)));
   doorbell_.Drain();
+  return {};
+}
+
+Result<void> Shell::MakeFresh() { return now_ == fresh_ ? Result<void>() : WriteCores(fresh_); }
+
+Result<void> Shell::WriteCores(std::shared_ptr<const CoreState> state) {
+  for (const kvm_irqchip& chip : state->irqchips) VMFORK_CHECK(vm_.SetIrqchip(chip));
+  for (size_t i = 0; i < vcpus_.size(); ++i)
+    VMFORK_CHECK(ResetVcpuState(vcpus_[i]->Fd(), state->vcpus[i]));
+  now_ = std::move(state);
   return {};
 }
 

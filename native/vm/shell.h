@@ -14,6 +14,7 @@
 #include "kvm/vm_fd.h"
 #include "memory/guest_memory.h"
 #include "memory/private_view.h"
+#include "snapshot/machine_state.h"
 #include "vcpu/vcpu.h"
 #include "vcpu/vcpu_state.h"
 #include "vm/stage_clock.h"
@@ -32,29 +33,37 @@ struct ShellShape {
   bool operator==(const ShellShape& other) const;
 };
 
-// The state of processors and interrupt controllers that have done nothing yet. The same for all
-// shells of a shape on one host.
-struct FreshState {
+// The state of processors and interrupt controllers.
+struct CoreState {
   std::vector<VcpuState> vcpus;
   std::array<kvm_irqchip, 3> irqchips{};  // two PICs, one I/O APIC
   VcpuStateFormat format;                 // names the MSRs that a guest can change
 };
+
+// What a shell at rest may hold, so that a fork of a snapshot with this state has little left to
+// write: all of it but what counts time or refers to memory, which is `fresh`'s.
+CoreState StateAtRest(const MachineState& state, const CoreState& fresh);
 
 class Shell {
  public:
   // `fresh` may be null: then it is found out. Laps: see docs/tuning.md.
   static Result<std::unique_ptr<Shell>> Build(const Engine& engine,
                                               std::shared_ptr<const ShellShape> shape,
-                                              std::shared_ptr<const FreshState> fresh,
+                                              std::shared_ptr<const CoreState> fresh,
                                               StageClock& clock);
 
-  // After a machine, with no owner and nothing running: gives the memory back and undoes all that
-  // the guest did to it, so that nothing can be told from a new one. Blocks for some hundred
+  // After a machine, with no owner and nothing running: gives the memory back and writes all of
+  // `state` over what the guest left, so that nothing of it remains. Blocks for some hundred
   // microseconds. After an error the shell must not be used any more.
-  Result<void> Recycle();
+  Result<void> Recycle(std::shared_ptr<const CoreState> state);
 
   const std::shared_ptr<const ShellShape>& Shape() const { return shape_; }
-  const std::shared_ptr<const FreshState>& Fresh() const { return fresh_; }
+  // For a machine that boots: processors and interrupt controllers as new.
+  Result<void> MakeFresh();
+  // How it was when it was new. The same for all shells of a shape on one host.
+  const std::shared_ptr<const CoreState>& Fresh() const { return fresh_; }
+  // How it is as long as nobody has used it.
+  const CoreState& Now() const { return *now_; }
   const VmFd& Kvm() const { return vm_; }
   PrivateView& View() { return view_; }
   const GuestMemory& Memory() const { return memory_; }
@@ -64,16 +73,18 @@ class Shell {
   // the vCPU. Idempotent.
   Result<void> ConnectDoorbell(size_t index);
 
-  Result<FreshState> ReadState(const VcpuStateFormat& format) const;
+  Result<CoreState> ReadState(const VcpuStateFormat& format) const;
 
  private:
   explicit Shell(std::shared_ptr<const ShellShape> shape) : shape_(std::move(shape)) {}
   Result<void> AddMemory();
   Result<void> AddVcpus(size_t mapping_size);
   Result<void> DropShadowPages();
+  Result<void> WriteCores(std::shared_ptr<const CoreState> state);
 
   const std::shared_ptr<const ShellShape> shape_;
-  std::shared_ptr<const FreshState> fresh_;
+  std::shared_ptr<const CoreState> fresh_;
+  std::shared_ptr<const CoreState> now_;
   // In order of construction: what is named later uses what is named earlier.
   VmFd vm_;
   PrivateView view_;

@@ -32,8 +32,11 @@ ShellPool::Rack& ShellPool::FindRack(const ShellShape& shape, std::list<Rack>& d
     racks_.splice(racks_.begin(), racks_, found);
     return racks_.front();
   }
-  racks_.push_front(
-      {.shape = std::make_shared<const ShellShape>(shape), .fresh = {}, .shells = {}});
+  racks_.push_front({.shape = std::make_shared<const ShellShape>(shape),
+                     .fresh = {},
+                     .rest = {},
+                     .expected = nullptr,
+                     .shells = {}});
   if (racks_.size() > kMaxShapes) {
     counts_.ready -= racks_.back().shells.size();
     dropped.splice(dropped.end(), racks_, std::prev(racks_.end()));
@@ -70,7 +73,8 @@ Result<std::unique_ptr<Shell>> ShellPool::Take(const ShellShape& shape, StageClo
 
 void ShellPool::Give(std::unique_ptr<Shell> shell) {
   // Not worth the work when there is no room; a shell that could not be recycled is closed as well.
-  if (!HasRoom() || !shell->Recycle()) return;
+  const std::shared_ptr<const CoreState> state = StateFor(*shell);
+  if (state == nullptr || !shell->Recycle(state)) return;
   const std::unique_ptr<Shell> rest = Store(std::move(shell));
   if (rest != nullptr) return;
   std::lock_guard lock(mutex_);
@@ -98,9 +102,21 @@ ShellPool::Counts ShellPool::Count() const {
   return counts_;
 }
 
-bool ShellPool::HasRoom() const {
+std::shared_ptr<const CoreState> ShellPool::StateFor(const Shell& shell) const {
   std::lock_guard lock(mutex_);
-  return counts_.ready < limits_.kept && !closing_;
+  if (counts_.ready >= limits_.kept || closing_) return nullptr;
+  for (const Rack& rack : racks_)
+    if (rack.shape == shell.Shape()) return rack.rest != nullptr ? rack.rest : shell.Fresh();
+  return nullptr;
+}
+
+void ShellPool::Expect(const Shell& shell, const MachineState& state) {
+  std::lock_guard lock(mutex_);
+  for (Rack& rack : racks_) {
+    if (rack.shape != shell.Shape() || rack.expected == &state) continue;
+    rack.rest = std::make_shared<const CoreState>(StateAtRest(state, *shell.Fresh()));
+    rack.expected = &state;
+  }
 }
 
 std::unique_ptr<Shell> ShellPool::Store(std::unique_ptr<Shell> shell) {
@@ -117,7 +133,7 @@ std::unique_ptr<Shell> ShellPool::Store(std::unique_ptr<Shell> shell) {
 
 Result<std::unique_ptr<Shell>> ShellPool::BuildOne(std::shared_ptr<const ShellShape> shape,
                                                    StageClock& clock) {
-  std::shared_ptr<const FreshState> fresh;
+  std::shared_ptr<const CoreState> fresh;
   {
     std::lock_guard lock(mutex_);
     for (const Rack& rack : racks_)

@@ -30,6 +30,8 @@ class ShellPool {
   std::unique_ptr<Shell> TryTake(const ShellShape& shape, StageClock& clock);
   // Takes back a shell that no machine uses any more. Blocks while it is recycled.
   void Give(std::unique_ptr<Shell> shell);
+  // Machines of this shape are now made with `state`: shells that come back are made ready for it.
+  void Expect(const Shell& shell, const MachineState& state);
   // Returns when `count` of the shape wait, or as many as may be kept. *blocks*
   Result<void> Fill(const ShellShape& shape, size_t count);
 
@@ -43,12 +45,17 @@ class ShellPool {
  private:
   struct Rack {  // the shells of one shape
     std::shared_ptr<const ShellShape> shape;
-    std::shared_ptr<const FreshState> fresh;  // null until one has been made
+    std::shared_ptr<const CoreState> fresh;  // null until one has been made
+    // What shells that come back are to hold, and the state that it was made for; that may be gone,
+    // it is only compared.
+    std::shared_ptr<const CoreState> rest;
+    const MachineState* expected = nullptr;
     std::vector<std::unique_ptr<Shell>> shells;
   };
   // Makes it when it is not there; what that pushes out is for the caller to let go of.
   Rack& FindRack(const ShellShape& shape, std::list<Rack>& dropped);
-  bool HasRoom() const;
+  // What a shell that comes back is to hold; null when there is no room for it.
+  std::shared_ptr<const CoreState> StateFor(const Shell& shell) const;
   struct Found {
     std::unique_ptr<Shell> shell;
     std::shared_ptr<const ShellShape> shape;

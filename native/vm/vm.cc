@@ -193,6 +193,7 @@ Result<std::shared_ptr<Vm>> Vm::Boot(std::shared_ptr<Engine> engine, const BootO
                           .disks = std::move(disks),
                           .media = {}};
   VMFORK_TRY(shell, vm->engine_->Shells().Take(Machine::Shape(config, cpuid), clock));
+  VMFORK_CHECK(shell->MakeFresh());
   VMFORK_TRY(made,
              vm->MakeMachine(std::move(shell), std::move(config), Image::Zero(options.memory_bytes),
                              std::move(cpuid), options.console_bytes, clock));
@@ -233,6 +234,7 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   machine.Vsock().SetCid(options.cid);
   clock.Lap("identity");
   machine.ResumeDevices();
+  clock.Lap("wake_devices");
   machine.StartVcpus();
   clock.Lap("start");
   made.stages = clock.Take();
