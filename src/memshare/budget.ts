@@ -16,6 +16,8 @@ const RESERVE_SHARE = 0.05;
 const RESERVE_MOST_BYTES = 1024 * MIB;
 // The kernel's files are read again only when what they said is older.
 const READ_EVERY_MS = 50;
+// Measuring clones walks their page tables, which would slow a storm of forks down.
+const MEASURE_EVERY_MS = 250;
 // While somebody waits, memory may come free elsewhere, which nobody announces; a destroy looks again at once.
 const LOOK_AGAIN_FIRST_MS = 50;
 const LOOK_AGAIN_MOST_MS = 2000;
@@ -101,7 +103,7 @@ export class MemoryBudget {
   async admit(count: number, { onBudget, ...limits }: Admission = {}): Promise<Charge[]> {
     throwIfAborted('fork', limits.signal);
     if (this.#closed) throw this.#closed;
-    this.#cost.remeasure(READ_EVERY_MS);
+    this.#cost.remeasure(MEASURE_EVERY_MS);
     if (this.#queue.size === 0 && this.#fits(count)) return this.#charge(count);
     const mode = onBudget ?? this.#options.onBudget;
     if (mode === 'refuse' || !this.#canEverFit(count)) throw this.#refusal(count);
@@ -163,7 +165,7 @@ export class MemoryBudget {
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       this.#lookAgainMs = Math.min(2 * this.#lookAgainMs, LOOK_AGAIN_MOST_MS);
-      this.#cost.remeasure(READ_EVERY_MS);
+      this.#cost.remeasure(MEASURE_EVERY_MS);
       this.#startThoseThatFit();
     }, this.#lookAgainMs);
   }

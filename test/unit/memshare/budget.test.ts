@@ -82,7 +82,7 @@ describe('a fixed budget', () => {
     const budget = forThree('refuse');
     const [charge] = await budget.admit(1);
     charge?.settle(measured(6));
-    await new Promise((resolve) => setTimeout(resolve, 60)); // A measurement holds for 50 ms.
+    await new Promise((resolve) => setTimeout(resolve, 260)); // A measurement holds for 250 ms.
     await budget.admit(1);
     await new Promise(setImmediate);
     expect(budget.state.chargedBytes).toBeGreaterThan(7 * MIB);
