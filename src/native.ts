@@ -190,6 +190,8 @@ export interface NativeEngineOptions {
   shellsReady?: number;
   /** Shells that are kept at most, of all shapes together; default 32. 0: no pool. */
   shellsKept?: number;
+  /** Nice value of the threads that run vCPUs, 0 to 19; default 0. */
+  vcpuNice?: number;
 }
 
 export interface NativeShellCounts {

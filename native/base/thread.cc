@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <tuple>
 
@@ -68,10 +69,13 @@ void Thread::Kill(int signal_number) const {
   if (started_) ::pthread_kill(thread_, signal_number);
 }
 
-void ShareProcessorInLongTurns() {
+void ComputeInBackground(int nice) {
   SchedulingAttributes attributes{};
   if (::syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) != 0) return;
+  // A program that has chosen a policy for its threads keeps it.
   if (attributes.policy != SCHED_OTHER) return;
+  attributes.policy = SCHED_BATCH;
+  attributes.nice = std::max(attributes.nice, nice);
   // For this policy the length of a turn: 0.1 … 100 ms (kernel/sched/syscalls.c, __setparam_fair).
   attributes.runtime = kLongTurnNs;
   std::ignore = ::syscall(SYS_sched_setattr, 0, &attributes, 0);

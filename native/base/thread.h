@@ -39,9 +39,10 @@ class Thread {
   std::atomic<bool> started_ = false;
 };
 
-// For a thread that computes without end: its share of the processors stays what it is, but it has
-// it in longer turns, and threads that want one only briefly (JavaScript's, the kernel's workers)
-// are served at once. Where the kernel cannot (before Linux 6.12), nothing changes.
-void ShareProcessorInLongTurns();
+// For a thread that computes without end: it has its share of the processors in longer turns and
+// interrupts no other thread by waking up, so that threads that want a processor only briefly
+// (JavaScript's, the kernel's workers) are served at once. `nice` makes the share smaller, 0 to 19.
+// Where the kernel cannot give longer turns (before Linux 6.12), it does the rest.
+void ComputeInBackground(int nice);
 
 }  // namespace vmfork

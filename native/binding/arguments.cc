@@ -17,6 +17,7 @@ constexpr Range kConsoleBytes = {0, 16u << 20};
 constexpr Range kMemoryBytes = {0, uint64_t{1} << 40};
 constexpr Range kVcpus = {1, 8};
 constexpr uint32_t kMostDisks = 4;
+constexpr Range kNice = {0, 19};
 constexpr Range kShells = {0, 1 << 16};
 constexpr Range kScratchBytes = {0, uint64_t{1} << 44};
 constexpr size_t kMostSerialBytes = 64;
@@ -114,6 +115,8 @@ EngineOptions ToEngineOptions(const Napi::Value& value) {
   const Napi::Value ready = object.Get("shellsReady"), kept = object.Get("shellsKept");
   if (!ready.IsUndefined()) options.shells.ready = ToInteger(ready, "shellsReady", kShells);
   if (!kept.IsUndefined()) options.shells.kept = ToInteger(kept, "shellsKept", kShells);
+  const Napi::Value nice = object.Get("vcpuNice");
+  if (!nice.IsUndefined()) options.vcpu_nice = static_cast<int>(ToInteger(nice, "vcpuNice", kNice));
   return options;
 }
 

@@ -75,7 +75,7 @@ bool Vcpu::WaitForWish() {
 }
 
 void Vcpu::Main() {
-  ShareProcessorInLongTurns();
+  ComputeInBackground(nice_);
   Result<void> handled;
   bool goes_on = WaitForWish();
   while (goes_on && handled) {

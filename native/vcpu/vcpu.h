@@ -26,7 +26,8 @@ class Vcpu {
     std::function<void(Error)> on_end;
   };
 
-  Vcpu(VcpuFd fd, uint32_t index) : fd_(std::move(fd)), index_(index) {}
+  // `nice` of the thread: 0 to 19.
+  Vcpu(VcpuFd fd, uint32_t index, int nice) : fd_(std::move(fd)), index_(index), nice_(nice) {}
   ~Vcpu();  // ends and joins the thread
 
   const VcpuFd& Fd() const { return fd_; }
@@ -57,7 +58,8 @@ class Vcpu {
   void HandlePortAccess();
 
   VcpuFd fd_;
-  uint32_t index_;
+  const uint32_t index_;
+  const int nice_;
   Owner owner_;  // the thread's while it runs, else guarded by mutex_
 
   std::mutex mutex_;  // guards all below

@@ -45,6 +45,7 @@ Result<std::shared_ptr<Engine>> Engine::Create(EngineOptions options) {
   engine->workers_ = std::make_unique<WorkerPool>(kWorkers, "vmfork-work");
   engine->reapers_ = std::make_unique<WorkerPool>(kReapers, "vmfork-reap");
   engine->disk_threads_ = std::make_unique<WorkerPool>(kDiskThreads, "vmfork-disk");
+  engine->vcpu_nice_ = options.vcpu_nice;
   engine->scratch_directory_ = std::move(options.scratch_directory);
   engine->shells_ = std::make_unique<ShellPool>(*engine, options.shells);
   return engine;

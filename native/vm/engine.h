@@ -22,6 +22,7 @@ namespace vmfork {
 struct EngineOptions {
   std::string scratch_directory;  // where scratch disks lie; empty: in memory
   ShellLimits shells;
+  int vcpu_nice = 0;  // of vCPU threads, 0 to 19
 };
 
 class Engine {
@@ -37,6 +38,7 @@ class Engine {
   size_t VcpuMappingSize() const { return vcpu_mapping_size_; }
   const std::vector<kvm_cpuid_entry2>& SupportedCpuid() const { return supported_cpuid_; }
   const VcpuStateFormat& VcpuFormat() const { return vcpu_format_; }
+  int VcpuNice() const { return vcpu_nice_; }
   bool HasTscControl() const { return has_tsc_control_; }  // a vCPU's TSC rate can be set
   // The loop that serves the next VM's devices (round robin).
   EventLoop& NextLoop();
@@ -60,6 +62,7 @@ class Engine {
   std::vector<kvm_cpuid_entry2> supported_cpuid_;
   VcpuStateFormat vcpu_format_;
   bool has_tsc_control_ = false;
+  int vcpu_nice_ = 0;
   std::vector<std::unique_ptr<EventLoop>> loops_;
   std::atomic<uint32_t> next_loop_ = 0;
   std::unique_ptr<WorkerPool> workers_;

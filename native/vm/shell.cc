@@ -43,7 +43,7 @@ Result<std::unique_ptr<Shell>> Shell::Build(const Engine& engine,
   // SRCU grace period of several ms.
   VMFORK_CHECK(shell->vm_.CreateIrqchip());
   clock.Lap("irqchip");
-  VMFORK_CHECK(shell->AddVcpus(engine.VcpuMappingSize()));
+  VMFORK_CHECK(shell->AddVcpus(engine));
   clock.Lap("vcpus");
   VMFORK_TRY(doorbell, EventFd::Create());
   shell->doorbell_ = std::move(doorbell);
@@ -70,11 +70,11 @@ Result<void> Shell::AddMemory() {
   return vm_.SetTssAddress(layout::kTssPages);
 }
 
-Result<void> Shell::AddVcpus(size_t mapping_size) {
+Result<void> Shell::AddVcpus(const Engine& engine) {
   for (uint32_t index = 0; index < shape_->vcpus; ++index) {
-    VMFORK_TRY(fd, vm_.CreateVcpu(index, mapping_size));
+    VMFORK_TRY(fd, vm_.CreateVcpu(index, engine.VcpuMappingSize()));
     VMFORK_CHECK(fd.SetCpuid(CpuidOf(shape_->cpuid, index)));
-    vcpus_.push_back(std::make_unique<Vcpu>(std::move(fd), index));
+    vcpus_.push_back(std::make_unique<Vcpu>(std::move(fd), index, engine.VcpuNice()));
     VMFORK_CHECK(vcpus_.back()->Start());
   }
   return {};

@@ -78,7 +78,7 @@ class Shell {
  private:
   explicit Shell(std::shared_ptr<const ShellShape> shape) : shape_(std::move(shape)) {}
   Result<void> AddMemory();
-  Result<void> AddVcpus(size_t mapping_size);
+  Result<void> AddVcpus(const Engine& engine);
   Result<void> DropShadowPages();
   Result<void> WriteCores(std::shared_ptr<const CoreState> state);
 

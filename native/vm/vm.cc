@@ -1,45 +1,22 @@
 // The verbs of a VM.
 #include "vm/vm.h"
 
-#include <sys/random.h>
 #include <sys/socket.h>
 
-#include <array>
 #include <chrono>
 #include <string>
 #include <thread>
 
-#include "base/file.h"
-#include "boot/boot_params.h"
 #include "boot/cpuid.h"
-#include "boot/kernel_image.h"
 #include "memory/capture.h"
 #include "memory/layout.h"
+#include "vm/end_reporter.h"
+#include "vm/guest_loader.h"
 #include "vm/machine.h"
 
 namespace vmfork {
 
 namespace {
-
-Result<void> CheckMemorySize(uint64_t bytes) {
-  if (bytes >= layout::kMinRamBytes && bytes <= layout::kMaxRamBytes && bytes % kPageSize == 0)
-    return {};
-  return Fail(ErrorCode::kMemorySize, "boot",
-              std::to_string(bytes >> 20) + " MiB; from " +
-                  std::to_string(layout::kMinRamBytes >> 20) + " to " +
-                  std::to_string(layout::kMaxRamBytes >> 20) + " MiB are possible");
-}
-
-Result<std::vector<BlockDisk>> OpenDisks(Engine& engine, const std::vector<std::string>& paths) {
-  std::vector<BlockDisk> disks;
-  for (const std::string& path : paths) {
-    VMFORK_TRY(medium,
-               BlockMedium::Open(path, BlockMedium::Kind::kImage, ErrorCode::kKernelNotFound));
-    disks.push_back({.medium = engine.Images().Share(std::move(medium)),
-                     .serial = "disk" + std::to_string(disks.size())});
-  }
-  return disks;
-}
 
 Result<std::shared_ptr<const BlockMedium>> OpenMedium(Engine& engine, const DiskOptions& options) {
   if (options.path.empty())
@@ -64,33 +41,6 @@ Result<void> CopyWritableMedia(const Engine& engine, MachineConfig& config) {
   return {};
 }
 
-Result<std::vector<std::byte>> ReadFile(const std::string& path) {
-  if (path.empty()) return {};
-  VMFORK_TRY(file, File::OpenReadOnly(path, ErrorCode::kKernelNotFound));
-  return file->ReadAll();
-}
-
-// Kernel, initramfs and boot data into memory; the first processor to the entry point.
-Result<void> LoadGuest(Machine& machine, const BootOptions& options) {
-  VMFORK_TRY(kernel_file, ReadFile(options.kernel_path));
-  VMFORK_TRY(initrd, ReadFile(options.initrd_path));
-  VMFORK_TRY(kernel, LoadKernel(machine.Memory(), kernel_file));
-  std::array<std::byte, 32> seed;
-  if (::getrandom(seed.data(), seed.size(), 0) != static_cast<ssize_t>(seed.size()))
-    return FailErrno("getrandom");
-  VMFORK_CHECK(WriteBootData(machine.Memory(), kernel,
-                             {.cmdline = options.cmdline + machine.MmioCmdline(),
-                              .initrd = initrd,
-                              .rng_seed = seed,
-                              .vcpus = options.vcpus}));
-  const VcpuFd& vcpu = machine.BootVcpu().Fd();
-  kvm_sregs sregs{};
-  VMFORK_CHECK(vcpu.Get(sregs));
-  SetBootSregs(sregs);
-  VMFORK_CHECK(vcpu.Set(sregs));
-  return vcpu.Set(BootRegs(kernel));
-}
-
 // Into a fresh socket, whose buffer is far larger than what a caller may give.
 Result<void> SendFully(int fd, std::span<const std::byte> bytes) {
   if (bytes.empty()) return {};
@@ -99,18 +49,6 @@ Result<void> SendFully(int fd, std::span<const std::byte> bytes) {
   if (static_cast<size_t>(sent) != bytes.size())
     return Fail(ErrorCode::kInternal, "send", "control bytes are too many");
   return {};
-}
-
-// A panicking kernel says why and then resets; the reset alone would say nothing.
-Error Explain(Error reason, const std::string& console) {
-  constexpr std::string_view kPanic = "Kernel panic - not syncing: ";
-  const size_t at = console.rfind(kPanic);
-  const bool ended_itself =
-      reason.code == ErrorCode::kGuestReset || reason.code == ErrorCode::kGuestCrash;
-  if (!ended_itself || at == std::string::npos) return reason;
-  const size_t start = at + kPanic.size();
-  return {ErrorCode::kGuestPanic, "guest panic", 0,
-          console.substr(start, console.find_first_of("\r\n", start) - start)};
 }
 
 // Of a machine that stands still.
@@ -125,27 +63,6 @@ Result<std::shared_ptr<Snapshot>> Capture(const Engine& engine, Machine& machine
 }
 
 }  // namespace
-
-// Hears of the machine's end on any thread and passes it on once. Shared with the machine, so that
-// it outlives a Vm being destroyed.
-class Vm::EndReporter {
- public:
-  explicit EndReporter(std::shared_ptr<VmObserver> observer) : observer_(std::move(observer)) {}
-
-  void SetMachine(Machine* machine) { machine_ = machine; }
-  void Report(Error reason) {
-    if (reported_.exchange(true)) return;
-    machine_->RequestStop();
-    observer_->OnExit(Explain(std::move(reason), machine_->Console().Tail()));
-  }
-  // Nothing is reported any more.
-  void Silence() { reported_ = true; }
-
- private:
-  std::shared_ptr<VmObserver> observer_;
-  Machine* machine_ = nullptr;  // set before its vCPUs run, valid until they are joined
-  std::atomic<bool> reported_ = false;
-};
 
 Vm::Vm(std::shared_ptr<Engine> engine, std::shared_ptr<VmObserver> observer)
     : engine_(std::move(engine)), observer_(std::move(observer)) {}

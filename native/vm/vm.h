@@ -23,6 +23,7 @@
 
 namespace vmfork {
 
+class EndReporter;
 class Machine;  // the parts of a live VM: machine.h
 class Shell;
 
@@ -97,8 +98,6 @@ class Vm {
   void Destroy();
 
  private:
-  class EndReporter;
-
   // A machine that nobody else knows yet, and what belongs to it.
   struct Made {
     std::shared_ptr<EndReporter> reporter;

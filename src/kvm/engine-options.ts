@@ -14,6 +14,11 @@ export interface EngineOptions {
   onBudget?: OnBudget | undefined;
   /** Shells: machines without memory and state, which make a fork several times faster. */
   shells?: ShellOptions | undefined;
+  /**
+   * Nice value of the threads that run guests, 0 to 19: by how much they yield to other threads, those of this program
+   * included. With many busy guests on few processors, 19 keeps forks and streams quick. Default 0.
+   */
+  vcpuNice?: number | undefined;
 }
 
 /** How many shells an engine has; 0 to 65536. */
@@ -29,6 +34,7 @@ const SHELL_COUNT = integer(0, 65_536);
 export const ENGINE_OPTIONS: Rules = {
   memoryBudgetMiB: integer(1, 2 ** 24),
   onBudget: oneOf('wait', 'refuse'),
+  vcpuNice: integer(0, 19),
   shells: object('an object of ready and kept, 0 to 65536', isShellOptions),
 };
 

@@ -62,7 +62,7 @@ export class Engine {
   /** Opens /dev/kvm. Throws `VMF_ADDON`, `VMF_KVM_MISSING`, `VMF_KVM_DENIED`, `VMF_KVM_CAPABILITY`, `VMF_OPTIONS`. */
   constructor(options: EngineOptions = {}) {
     checkOptions('Engine', ENGINE_OPTIONS, options);
-    const { memoryBudgetMiB, onBudget = 'refuse', shells = {} } = options;
+    const { memoryBudgetMiB, onBudget = 'refuse', shells = {}, vcpuNice } = options;
     const fixedBytes = memoryBudgetMiB === undefined ? null : memoryBudgetMiB * MIB;
     this.budget = new MemoryBudget({ fixedBytes, onBudget });
     const addon = loadNative();
@@ -71,6 +71,7 @@ export class Engine {
         scratchDirectory: join(cacheDirectory(), 'scratch'),
         ...(shells.ready !== undefined && { shellsReady: shells.ready }),
         ...(shells.kept !== undefined && { shellsKept: shells.kept }),
+        ...(vcpuNice !== undefined && { vcpuNice }),
       });
     } catch (error) {
       throw fromNative(error);

@@ -130,11 +130,6 @@ void VirtioTransport::Resume() {
   if (Running()) device_.Resume();
 }
 
-uint64_t VirtioTransport::Violations() {
-  DeviceLock lock(*this);
-  return violations_;
-}
-
 void VirtioTransport::Read(uint64_t offset, std::span<std::byte> data) {
   DeviceLock lock(*this);
   if (offset >= VIRTIO_MMIO_CONFIG) return device_.ReadConfig(offset - VIRTIO_MMIO_CONFIG, data);

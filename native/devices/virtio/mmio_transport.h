@@ -51,7 +51,10 @@ class VirtioTransport final : public BusDevice, private DeviceContext {
 
   // Times that the driver broke a rule so far, including a ring found broken. For tests and
   // diagnosis.
-  uint64_t Violations();
+  uint64_t Violations() {
+    DeviceLock lock(*this);
+    return violations_;
+  }
 
  private:
   struct QueueRegisters {
