@@ -128,7 +128,7 @@ TEST(MissingKernelIsNamed) {
 }
 
 TEST(ManyForksLeaveNothingBehind) {
-  auto engine = TestEngine();
+  auto engine = TestEngine({.ready = 0, .kept = 1});  // nothing made in the background
   auto vm = Boot(engine, kCount);
   EXPECT_TRUE(WaitForConsole(**vm, "0123"));
   EXPECT_TRUE((*vm)->Pause().has_value());
