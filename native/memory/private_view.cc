@@ -52,9 +52,8 @@ Result<PrivateView> PrivateView::Map(std::shared_ptr<const Image> image) {
 }
 
 Result<void> PrivateView::Show(std::shared_ptr<const Image> image) {
-  VMFORK_CHECK(MapImage(mapping_.Data(), *image));
   image_ = std::move(image);
-  return {};
+  return MapImage(mapping_.Data(), *image_);
 }
 
 Result<void> PrivateView::Hide() {
