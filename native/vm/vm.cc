@@ -151,6 +151,7 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   machine.Vsock().SetCid(options.cid);
   clock.Lap("identity");
   machine.ResumeDevices();
+  if (made.control.IsValid()) VMFORK_CHECK(machine.Vsock().CheckControl());
   clock.Lap("wake_devices");
   machine.StartVcpus();
   clock.Lap("start");

@@ -99,6 +99,15 @@ Result<UniqueFd> VsockDevice::AttachControl() {
   return user;
 }
 
+Result<void> VsockDevice::CheckControl() {
+  DeviceLock lock(*context_);
+  if (control_guest_port_) return {};
+  if (control_failure_ == 0)
+    return vmfork::Fail(ErrorCode::kGuestIo, "resume control channel", "its queues are broken");
+  return FailErrno(control_failure_, "watch control channel",
+                   "the user may have too many epoll watches (fs.epoll.max_user_watches)");
+}
+
 // ---- The table ----
 
 VsockConnection& VsockDevice::Add(VsockKey key) {
@@ -119,6 +128,7 @@ void VsockDevice::Remove(VsockConnection& connection, ErrorCode code) {
   }
   if (connection.Key() == VsockKey{control_port_, control_guest_port_.value_or(0)}) {
     control_guest_port_.reset();
+    control_failure_ = connection.Failure();
   }
   auto owned = std::move(connections_.extract(connection.Key()).mapped());
   if (code != ErrorCode::kGone && draining_.size() < kMaxConnections) {

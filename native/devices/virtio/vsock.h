@@ -44,6 +44,9 @@ class VsockDevice : public VirtioDevice, private VsockConnection::Owner {
   void Unlisten(uint32_t port);
   // After Restore(): gives the control connection its host end. Error: kState, there is none.
   Result<UniqueFd> AttachControl();
+  // After Resume(): whether that host end is in use. Errors: kSystem (it
+  // cannot be watched), kGuestIo (the guest has broken the device).
+  Result<void> CheckControl();
   // Changes the guest's address. A driver that does not read it again may go on using the old one.
   void SetCid(uint32_t cid);
 
@@ -105,6 +108,7 @@ class VsockDevice : public VirtioDevice, private VsockConnection::Owner {
   std::deque<PendingReset> resets_;
   std::map<uint32_t, ListenCallback> listeners_;
   std::optional<uint32_t> control_guest_port_;
+  int control_failure_ = 0;  // errno of the last control connection that its socket ended
   uint32_t next_port_ = kFirstHostPort;
   bool tx_held_ =
       false;  // too many resets wait: no more packets are taken until the guest takes some

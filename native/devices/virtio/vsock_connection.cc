@@ -61,7 +61,7 @@ void VsockConnection::Resume() {
 }
 
 void VsockConnection::Watch() {
-  if (!Attached() || failed_) return;
+  if (!Attached() || failure_ != 0) return;
   uint32_t wanted = 0;
   if (!readable_ && !read_all_ && Credit() > 0) wanted |= EPOLLIN;
   if (PendingBytes() > 0) wanted |= EPOLLOUT;
@@ -72,8 +72,10 @@ void VsockConnection::Watch() {
   const uint32_t events = wanted | EPOLLONESHOT;
   const auto result =
       added_ ? loop_.Modify(socket_.Get(), events, this) : loop_.Add(socket_.Get(), events, this);
-  failed_ = !result.has_value();
-  if (failed_) return;
+  if (!result) {
+    failure_ = result.error().error_number;
+    return;
+  }
   added_ = watching_ = true;
   watched_ = wanted;
 }
@@ -91,7 +93,7 @@ uint32_t VsockConnection::Credit() const {
 }
 
 bool VsockConnection::CanRead() const {
-  return readable_ && !connecting && !failed_ && Credit() > 0;
+  return readable_ && !connecting && failure_ == 0 && Credit() > 0;
 }
 
 bool VsockConnection::TakeData(std::span<const iovec> packet, uint32_t length) {
@@ -242,7 +244,7 @@ uint32_t VsockConnection::ReadData(std::span<const iovec> buffer, VsockHeader& h
     // Closed, not only half-closed: one packet tells the guest both.
     if (HungUp(socket_.Get())) DropUser();
   } else if (!WouldBlock(errno)) {
-    failed_ = true;  // ECONNRESET: the user closed without reading all that there was
+    failure_ = errno;  // ECONNRESET: the user closed without reading all that there was
   }
   return 0;
 }

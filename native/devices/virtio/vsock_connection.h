@@ -78,17 +78,18 @@ class VsockConnection : public EventHandler {
 
   // To be reset: the socket failed, or the guest ended the stream. At once, even when bytes still
   // wait for the user: Linux forgets a socket that gets no answer for 8 s (VSOCK_CLOSE_TIMEOUT).
-  bool Over() const { return failed_ || guest_shutdown_ == kVsockNoMore; }
+  bool Over() const { return failure_ != 0 || guest_shutdown_ == kVsockNoMore; }
+  int Failure() const { return failure_; }  // errno, 0: the socket is fine
   // The guest has been told that the user is gone.
   bool EndTold() const { return host_shutdown_ == kVsockNoMore; }
   // The guest's end is gone: what it had sent goes on to the user, nothing else happens any more.
   void Orphan();
   bool HasUndelivered() const {
-    return Attached() && !failed_ && user_reads_ && PendingBytes() > 0;
+    return Attached() && failure_ == 0 && user_reads_ && PendingBytes() > 0;
   }
   // Neither side has begun to end the stream: it can go on with another host end.
   bool Whole() const {
-    return !connecting && !read_all_ && !failed_ && (guest_shutdown_ | host_shutdown_) == 0;
+    return !connecting && !read_all_ && failure_ == 0 && (guest_shutdown_ | host_shutdown_) == 0;
   }
   void Save(ByteWriter& out) const;
   Result<void> Restore(ByteReader& in);
@@ -123,10 +124,10 @@ class VsockConnection : public EventHandler {
   bool watching_ = false;
   uint32_t watched_ = 0;
 
-  bool readable_ = false;   // the socket may have bytes
-  bool read_all_ = false;   // the user's stream has ended
-  bool user_reads_ = true;  // else what the guest sends is thrown away
-  bool failed_ = false;
+  bool readable_ = false;        // the socket may have bytes
+  bool read_all_ = false;        // the user's stream has ended
+  bool user_reads_ = true;       // else what the guest sends is thrown away
+  int failure_ = 0;              // errno of what the socket cannot go on after
   uint32_t host_shutdown_ = 0;   // kVsockNo… flags that the guest has been or will be told
   uint32_t guest_shutdown_ = 0;  // those that it told us
   uint32_t owed_ = 0;
