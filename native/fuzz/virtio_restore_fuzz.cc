@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "devices/virtio/balloon.h"
 #include "devices/virtio/block.h"
 #include "devices/virtio/rng.h"
 #include "devices/virtio/vsock.h"
@@ -28,12 +29,15 @@ void RestoreInto(Device& device, ByteReader& in, Use use) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   ByteReader in(std::as_bytes(std::span(data, size)));
-  const auto choice = in.Get<uint8_t>() % 3;
+  const auto choice = in.Get<uint8_t>() % 4;
   if (choice == 0) {
     RngDevice device;
     RestoreInto(device, in, [] {});
   } else if (choice == 1) {
     BlockDevice device(DiskThreads(), BlockDevice::Access::kReadWrite, ScratchDisk(4096));
+    RestoreInto(device, in, [] {});
+  } else if (choice == 3) {
+    BalloonDevice device;
     RestoreInto(device, in, [] {});
   } else {
     VsockDevice device(Loop(), 3, 1024);

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "devices/virtio/balloon.h"
 #include "devices/virtio/block.h"
 #include "devices/virtio/rng.h"
 #include "devices/virtio/vsock.h"
@@ -13,8 +14,9 @@ namespace {
 using namespace vmfork;
 using namespace vmfork::fuzzing;
 
-constexpr uint64_t kAllFeatures = 1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_RING_F_INDIRECT_DESC |
-                                  1ULL << VIRTIO_RING_F_EVENT_IDX;
+constexpr uint64_t kRingFeatures = 1ULL << VIRTIO_F_VERSION_1 |
+                                   1ULL << VIRTIO_RING_F_INDIRECT_DESC |
+                                   1ULL << VIRTIO_RING_F_EVENT_IDX;
 
 template <typename Device>
 void Drive(Device& device, Device& fresh, bool start, ByteReader& in) {
@@ -24,7 +26,8 @@ void Drive(Device& device, Device& fresh, bool start, ByteReader& in) {
     std::ignore = device.Listen(1024, [](uint32_t, UniqueFd) {});
   }
   FuzzDriver driver(transport, ram);
-  if (start) driver.Start(kAllFeatures, static_cast<uint32_t>(device.QueueSizes().size()));
+  const uint64_t features = kRingFeatures | device.OfferedFeatures();
+  if (start) driver.Start(features, static_cast<uint32_t>(device.QueueSizes().size()));
   driver.Run(in);
   RoundTrip(transport, fresh, ram);
 }
@@ -48,6 +51,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       static const BlockDisk disk = ScratchDisk(8192);
       BlockDevice device(DiskThreads(), access, disk);
       BlockDevice fresh(DiskThreads(), access, disk);
+      Drive(device, fresh, start, in);
+      break;
+    }
+    case 2: {
+      BalloonDevice device;
+      BalloonDevice fresh;
       Drive(device, fresh, start, in);
       break;
     }

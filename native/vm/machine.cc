@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "devices/virtio/balloon.h"
 #include "devices/virtio/rng.h"
 #include "memory/layout.h"
 
@@ -14,7 +15,7 @@ namespace vmfork {
 
 namespace {
 constexpr uint32_t kSerialSectionIndex = 0;
-constexpr size_t kVsockAndRng = 2;
+constexpr size_t kVsockRngBalloon = 3;
 }  // namespace
 
 Machine::Machine(Engine& engine, Setup setup)
@@ -31,7 +32,7 @@ Machine::Machine(Engine& engine, Setup setup)
 ShellShape Machine::Shape(const MachineConfig& config, const std::vector<kvm_cpuid_entry2>& cpuid) {
   return {.memory_bytes = config.memory_bytes,
           .vcpus = config.vcpus,
-          .devices = kVsockAndRng + config.disks.size(),
+          .devices = kVsockRngBalloon + config.disks.size(),
           .cpuid = cpuid};
 }
 
@@ -55,6 +56,7 @@ Result<void> Machine::AddDevices(Engine& engine) {
   vsock_ = vsock.get();
   AddVirtio("vsock", std::move(vsock));
   AddVirtio("rng", std::make_unique<RngDevice>());
+  AddVirtio("balloon", std::make_unique<BalloonDevice>());
   for (size_t i = 0; i < config_.disks.size(); ++i) {
     AddVirtio("disk" + std::to_string(i),
               std::make_unique<BlockDevice>(engine.DiskThreads(), BlockDevice::Access::kReadOnly,
