@@ -1,0 +1,53 @@
+// Memory that a guest frees goes back to the host, and memory that it uses stays what it is.
+import { once } from 'node:events';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Clone, type Command, Snapshot } from 'vmfork';
+import {
+  askOnce,
+  BOOT_TIMEOUT_MS,
+  COMPANION_PORT,
+  eventually,
+  scale,
+  startProgram,
+} from '../helpers/kvm.js';
+
+const PAGE_BYTES = 4096;
+const KEPT_PAGES = 250;
+const FREED_PAGES = scale({ full: 10_240, nested: 5120, interpreted: 4096 });
+// Linux reports blocks of 4 MiB, and only while 128 MiB and more are free (page_reporting_process_zone()
+// in mm/page_reporting.c): of what was freed, the blocks at both ends may stay.
+const MEMORY_MIB = 256;
+const RETURNED_BYTES = (FREED_PAGES * PAGE_BYTES) / 2;
+let snapshot: Snapshot;
+
+beforeAll(async () => {
+  snapshot = await Snapshot.cached({ memoryMiB: MEMORY_MIB, bootTimeoutMs: BOOT_TIMEOUT_MS });
+}, BOOT_TIMEOUT_MS);
+afterAll(() => snapshot?.destroy());
+
+const privateBytes = async (clone: Clone) => (await clone.memory()).privateBytes;
+
+/** Resolves when the process has written to all of its pages. */
+async function fillPages(clone: Clone, pages: number): Promise<Command> {
+  const command = clone.spawn(['/tmp/companion', String(COMPANION_PORT + 1), String(pages)]);
+  await once(command.stdout, 'data');
+  return command;
+}
+
+test('what a process frees leaves the clone and its snapshots, what others use does not', async () => {
+  await using clone = await snapshot.fork();
+  await startProgram(clone, 'companion', [String(COMPANION_PORT), String(KEPT_PAGES)]);
+  const program = await fillPages(clone, FREED_PAGES);
+  const filled = await privateBytes(clone);
+  expect(filled).toBeGreaterThan(FREED_PAGES * PAGE_BYTES);
+  program.kill('SIGKILL');
+  await program.wait();
+  const fell = async () => (await privateBytes(clone)) < filled - RETURNED_BYTES;
+  expect(await eventually(fell, 30_000)).toBe(true);
+
+  await using later = await clone.snapshot();
+  expect(later.info.imageBytes).toBeLessThan(snapshot.info.imageBytes + filled - RETURNED_BYTES);
+  await using child = await later.fork();
+  await fillPages(child, FREED_PAGES / 4);
+  for (const vm of [clone, child]) expect(await askOnce(vm, 'check 0')).toBe('same');
+});
