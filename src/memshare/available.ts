@@ -1,7 +1,9 @@
 // How much memory this process may still take: what the machine has left, and what each memory cgroup around it allows.
 
 import { existsSync, readFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { join } from 'node:path';
+import { VmforkError } from '../errors.js';
 
 const KIB = 1024;
 
@@ -21,7 +23,10 @@ export interface MemoryRoom {
   totalBytes: number;
 }
 
-/** Reads a few small files, some tens of microseconds. */
+/**
+ * Reads a few small files, some tens of microseconds. Throws `VMF_TOO_MANY_FILES`, and `VMF_SYSTEM` without a /proc: a limit
+ * that is there and cannot be read must not count as none.
+ */
 export function readMemoryRoom(roots: MemoryRoots = KERNEL): MemoryRoom {
   const rooms = [machineRoom(roots), ...cgroupFolders(roots).map(cgroupRoom)];
   return {
@@ -32,7 +37,9 @@ export function readMemoryRoom(roots: MemoryRoots = KERNEL): MemoryRoom {
 
 /** MemAvailable: what can be taken without swapping (proc(5)). */
 function machineRoom({ proc }: MemoryRoots): MemoryRoom {
-  const text = readFileSync(join(proc, 'meminfo'), 'utf8');
+  const path = join(proc, 'meminfo');
+  const text = read(path);
+  if (text === null) throw new VmforkError('VMF_SYSTEM', path, { operation: 'read' });
   const bytes = (name: string) =>
     Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1] ?? Infinity) * KIB;
   return { availableBytes: bytes('MemAvailable'), totalBytes: bytes('MemTotal') };
@@ -76,7 +83,11 @@ function toBytes(text: string | null): number {
 function read(path: string): string | null {
   try {
     return readFileSync(path, 'utf8');
-  } catch {
-    return null; // The hierarchy, the controller or the file is not there: no limit from it.
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    // The hierarchy, the controller or the file is not there: no limit from it.
+    if (code !== 'EMFILE' && code !== 'ENFILE') return null;
+    const context = { operation: 'open', errno: constants.errno[code], cause: error };
+    throw new VmforkError('VMF_TOO_MANY_FILES', path, context);
   }
 }

@@ -195,8 +195,14 @@ export class MemoryBudget {
   #readAgainIfOld(): void {
     const now = performance.now();
     if (now - this.#readAt < READ_EVERY_MS) return;
+    try {
+      this.#room = this.#readRoom();
+    } catch (error) {
+      // What was read last goes on to count: this may be a timer, or somebody who gives memory back.
+      if (this.#readAt === Number.NEGATIVE_INFINITY) throw error;
+      return;
+    }
     this.#readAt = now;
-    this.#room = this.#readRoom();
     for (const cost of this.#unseen.keys()) if (cost.measure) this.#see(cost);
   }
 

@@ -119,4 +119,20 @@ describe('without a fixed budget', () => {
     room.availableBytes = 30 * MIB;
     expect(await waiting).toHaveLength(1);
   });
+
+  test('while the kernel cannot be asked, its last answer counts', async () => {
+    const noFiles = new VmforkError('VMF_TOO_MANY_FILES');
+    const answers = [{ availableBytes: 0, totalBytes: 60 * MIB }, noFiles];
+    const readRoom = () => {
+      const answer = answers.shift() ?? { availableBytes: 30 * MIB, totalBytes: 60 * MIB };
+      if (answer instanceof VmforkError) throw answer;
+      return answer;
+    };
+    const budget = new MemoryBudget({ fixedBytes: null, onBudget: 'wait', readRoom });
+    expect(await budget.admit(1)).toHaveLength(1); // In the end, after two readings that did not help.
+    expect(answers).toEqual([]);
+    answers.push(noFiles);
+    const other = new MemoryBudget({ fixedBytes: null, onBudget: 'wait', readRoom });
+    await expect(other.admit(1)).rejects.toBe(noFiles);
+  });
 });
