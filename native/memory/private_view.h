@@ -21,7 +21,9 @@ class PrivateView {
 
   // Lets go of all private pages and shows `image`, of the view's size: one mapping per extent,
   // MAP_PRIVATE; what no extent covers is anonymous memory. Kept out of children of fork(). A VM
-  // that uses the memory must be paused.
+  // that uses the memory must be paused. After an error the view counts as showing `image`, with
+  // pages of before among those that the VM owns: right for an image of what it showed, else the
+  // view is to be hidden.
   Result<void> Show(std::shared_ptr<const Image> image);
   // Lets go of all pages and of the image.
   Result<void> Hide();
