@@ -9,17 +9,20 @@ import { mustRun } from './lib/run.mjs';
 const cmakeJs = join(root, 'node_modules/cmake-js/bin/cmake-js');
 const { command, env } = compilerCache;
 
-export async function configure(preset) {
-  // CMake configures again by itself when its inputs change.
-  if (existsSync(join(root, 'build', preset, 'Makefile'))) return;
+export async function configure(preset, target = 'all') {
+  // CMake configures again by itself when its inputs change, but not for a target that was not there before.
+  const makefile = join(root, 'build', preset, 'Makefile');
+  if (existsSync(makefile) && readFileSync(makefile, 'utf8').includes(`\n${target}:`)) return;
   await mustRun(process.execPath, [cmakeJs, 'configure', ...options(preset)], { env });
 }
 
-export const buildPreset = (preset, jobs = 2) =>
+/** Builds one target, or all of them; resolves with the preset's build folder. */
+export const buildPreset = (preset, { jobs = 2, target = 'all' } = {}) =>
   withLock(`cmake-${preset}`, async () => {
-    await configure(preset);
-    const args = ['build', ...options(preset), '-p', String(jobs)];
+    await configure(preset, target);
+    const args = ['build', ...options(preset), '-p', String(jobs), '-T', target];
     await mustRun(process.execPath, [cmakeJs, ...args], { env });
+    return join(root, 'build', preset);
   });
 
 function options(preset) {

@@ -39,7 +39,7 @@ const groups = {
     'umoci',
     'util-linux',
   ],
-  bench: ['mmdebstrap', 'qemu-system-x86', 'zstd'],
+  bench: ['cmake', 'mmdebstrap', 'qemu-system-x86', 'zstd'],
 };
 
 /** Makes sure that the packages of these groups are there; the note says how many had to be installed. */

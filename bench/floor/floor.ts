@@ -1,0 +1,60 @@
+// The native program beside this file: the least that a fork into a recycled shell has to do, and a fork in the textbook
+// order, over the same snapshot. It links the core, so it is built with CMake; a package without the sources has none.
+
+import { execFile } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
+import type { Snapshot } from '#src/index.js';
+import { cacheDirectory } from '#src/kvm/guest.js';
+
+// This file runs from dist/bench/floor.
+const BUILD = fileURLToPath(new URL('../../../scripts/cmake.mjs', import.meta.url));
+const TARGET = 'fork_floor';
+
+/** Samples of one run of the program. */
+export interface FloorSamples {
+  floor_ms: number[];
+  naive_ms: number[];
+}
+
+/** The program, and the snapshot that it forks. */
+export class ForkFloor implements AsyncDisposable {
+  readonly #program: string;
+  readonly #directory: string;
+
+  private constructor(program: string, directory: string) {
+    this.#program = program;
+    this.#directory = directory;
+  }
+
+  /** Builds the program and saves the snapshot for it; null where there is nothing to build it from. */
+  static async prepare(snapshot: Snapshot): Promise<ForkFloor | null> {
+    if (!existsSync(BUILD)) return null;
+    const { buildPreset } = (await import(pathToFileURL(BUILD).href)) as {
+      buildPreset(preset: string, options: { target: string }): Promise<string>;
+    };
+    const program = join(await buildPreset('plain', { target: TARGET }), TARGET);
+    // Beside the template: the filesystem is a part of what mapping a file costs.
+    const directory = await mkdtemp(join(cacheDirectory(), 'bench-'));
+    const floor = new ForkFloor(program, directory);
+    await snapshot.save(floor.#saved);
+    return floor;
+  }
+
+  get #saved(): string {
+    return join(this.#directory, 'snapshot');
+  }
+
+  /** So many samples of each, all of one kind first. */
+  async sample(count: number): Promise<FloorSamples> {
+    const { stdout } = await promisify(execFile)(this.#program, [this.#saved, String(count)]);
+    return JSON.parse(stdout) as FloorSamples;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await rm(this.#directory, { recursive: true, force: true });
+  }
+}
