@@ -1,8 +1,8 @@
-// A thousand clones at once: until the last is forked, and until each has acknowledged its identity and answered a ping; and
-// what they cost while all live. First with as many shells made ahead, then with none.
+// A thousand clones at once: until the last has acknowledged its identity, and until each has answered a ping; and what they
+// cost while all live. First with as many shells made ahead, then with none. Through the library's own queue, which lets as
+// many guests start at a time as there are processors: more of them would only take the processors from each other.
 
-import { Engine, type Snapshot } from '#src/index.js';
-import { BareFork } from '../harness/bare-fork.js';
+import { type Clone, Engine, type Snapshot } from '#src/index.js';
 import type { BenchCase, CaseRun } from '../harness/case.js';
 import { msSince, now } from '../harness/clock.js';
 import { availableKiB } from '../harness/host-memory.js';
@@ -33,20 +33,20 @@ async function withShells(
   // Guests that start up want more than all processors: they are to leave some to the forks after them.
   await using engine = new Engine({ shells: { ready: 0, kept }, vcpuNice: 19 });
   await using snapshot = await openSnapshot(run, engine);
-  await (await BareFork.of(snapshot)).destroy();
+  await (await snapshot.fork()).destroy();
   const memoryBefore = await availableKiB();
   const kernelBefore = meter?.usedKiB() ?? 0;
   if (kept > 0) await snapshot.prepareShells(kept);
   run.progress(`${engine.shells.ready} shells, now ${run.n} clones`);
-  const forks: BareFork[] = [];
+  const clones: Clone[] = [];
   try {
-    await forkAll(run, snapshot, forks, suffix);
+    await forkAll(run, snapshot, clones, suffix);
     const usedKiB = memoryBefore - (await availableKiB());
     run.samples.add(`memory${suffix}_kib`, 'KiB', usedKiB / run.n);
     const kernelKiB = (meter?.usedKiB() ?? 0) - kernelBefore;
     if (meter) run.samples.add(`kernel${suffix}_kib`, 'KiB', kernelKiB / run.n);
   } finally {
-    await Promise.all(forks.map((fork) => fork.destroy()));
+    await Promise.all(clones.map((clone) => clone.destroy()));
   }
   return { ...guestParameters(snapshot), clones: run.n };
 }
@@ -54,15 +54,15 @@ async function withShells(
 async function forkAll(
   run: CaseRun,
   snapshot: Snapshot,
-  forks: BareFork[],
+  clones: Clone[],
   suffix: string,
 ): Promise<void> {
   const start = now();
   const forkAndAnswer = async () => {
-    const fork = await BareFork.of(snapshot);
-    forks.push(fork);
-    if (forks.length === run.n) run.samples.addMs(`forked${suffix}_ms`, msSince(start));
-    await fork.answer();
+    const clone = await snapshot.fork();
+    clones.push(clone);
+    if (clones.length === run.n) run.samples.addMs(`forked${suffix}_ms`, msSince(start));
+    await clone.ping();
   };
   await Promise.all(Array.from({ length: run.n }, forkAndAnswer));
   run.samples.addMs(`answered${suffix}_ms`, msSince(start));

@@ -10,7 +10,7 @@ import { FORK_RESUME } from '#src/kvm/identity.js';
 import type { NativeVm } from '#src/native.js';
 
 const CONSOLE_BYTES = 4096;
-const WORKERS = 4;
+const WORKERS = 2;
 
 /** A clone of which only its machine is known. */
 export class BareFork implements VmEventSink {
