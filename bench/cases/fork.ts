@@ -5,7 +5,7 @@
 import { type Clone, Engine, Snapshot } from '#src/index.js';
 import { ForkFloor } from '../floor/floor.js';
 import type { BenchCase, CaseRun } from '../harness/case.js';
-import { guestParameters, MEMORY_MIB, openSnapshot } from './default-guest.js';
+import { guestParameters, openSnapshot } from './default-guest.js';
 import { addStages, forkedMs, restoredMs } from './stages.js';
 
 /** Ways take turns of so many samples, so that a drift of the machine hits them all alike. */
@@ -18,20 +18,20 @@ export const fork: BenchCase = {
   defaultN: 200,
   async measure(run) {
     await using snapshot = await openSnapshot(run);
-    await using recycled = await openWith(0, 2 * BLOCK);
-    await using cold = await openWith(0, 0);
     run.progress('the floor: building it');
     await using floor = await ForkFloor.prepare(snapshot);
+    await using recycled = await openWith(floor, 2 * BLOCK);
+    await using cold = await openWith(floor, 0);
     for (let done = 0; done < run.n; done += BLOCK) {
       const count = Math.min(BLOCK, run.n - done);
       await inTurn(snapshot, count, (clone) => addDefault(run, clone));
       await inTurn(recycled.snapshot, count, (clone) => add(run, 'recycled_ms', clone));
-      await measureNew(run, count);
+      await measureNew(run, floor, count);
       await inTurn(cold.snapshot, count, (clone) => add(run, 'cold_ms', clone));
-      if (floor) await addFloor(run, floor, count);
+      await addFloor(run, floor, count);
       run.progress(`${done + count} of ${run.n}`);
     }
-    if (floor) addRatios(run);
+    addRatios(run);
     return { ...guestParameters(snapshot), block: BLOCK };
   },
 };
@@ -52,9 +52,9 @@ class Opened implements AsyncDisposable {
   }
 }
 
-async function openWith(ready: number, kept: number): Promise<Opened> {
-  const engine = new Engine({ shells: { ready, kept } });
-  return new Opened(engine, await Snapshot.cached({ memoryMiB: MEMORY_MIB, engine }));
+async function openWith({ saved }: ForkFloor, kept: number): Promise<Opened> {
+  const engine = new Engine({ shells: { ready: 0, kept } });
+  return new Opened(engine, await Snapshot.load(saved, { engine }));
 }
 
 /** One clone after the other; where shells are kept each forks into the shell of the one before. */
@@ -71,8 +71,8 @@ async function inTurn(
 }
 
 /** Shells that nobody has used: of a new engine, whose clones all live until the last one has forked. */
-async function measureNew(run: CaseRun, count: number): Promise<void> {
-  await using opened = await openWith(0, WARM_UP_ROUNDS + count);
+async function measureNew(run: CaseRun, floor: ForkFloor, count: number): Promise<void> {
+  await using opened = await openWith(floor, WARM_UP_ROUNDS + count);
   const { engine, snapshot } = opened;
   await snapshot.prepareShells(WARM_UP_ROUNDS + count);
   const { built } = engine.shells;
@@ -103,11 +103,12 @@ function addDefault(run: CaseRun, clone: Clone): void {
 }
 
 async function addFloor(run: CaseRun, floor: ForkFloor, count: number): Promise<void> {
-  for (const [metric, samples] of Object.entries(await floor.sample(count)))
+  for (const [metric, samples] of Object.entries((await floor.sample(count)) ?? {}))
     for (const sample of samples) run.samples.addMs(metric, sample);
 }
 
 function addRatios({ samples }: CaseRun): void {
+  if (!samples.has('floor_ms')) return;
   const recycledMs = samples.median('recycled_ms');
   samples.add('vs_naive', 'x', samples.median('naive_ms') / recycledMs);
   samples.add('vs_floor', 'x', recycledMs / samples.median('floor_ms'));

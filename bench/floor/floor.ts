@@ -22,39 +22,44 @@ export interface FloorSamples {
 
 /** The program, and the snapshot that it forks. */
 export class ForkFloor implements AsyncDisposable {
-  readonly #program: string;
+  readonly #program: string | null;
   readonly #directory: string;
 
-  private constructor(program: string, directory: string) {
+  private constructor(program: string | null, directory: string) {
     this.#program = program;
     this.#directory = directory;
   }
 
-  /** Builds the program and saves the snapshot for it; null where there is nothing to build it from. */
-  static async prepare(snapshot: Snapshot): Promise<ForkFloor | null> {
-    if (!existsSync(BUILD)) return null;
-    const { buildPreset } = (await import(pathToFileURL(BUILD).href)) as {
-      buildPreset(preset: string, options: { target: string }): Promise<string>;
-    };
-    const program = join(await buildPreset('plain', { target: TARGET }), TARGET);
+  /** Builds the program, where there is something to build it from, and saves the snapshot for it. */
+  static async prepare(snapshot: Snapshot): Promise<ForkFloor> {
+    const program = existsSync(BUILD) ? await build() : null;
     // Beside the template: the filesystem is a part of what mapping a file costs.
     const directory = await mkdtemp(join(cacheDirectory(), 'bench-'));
     const floor = new ForkFloor(program, directory);
-    await snapshot.save(floor.#saved);
+    await snapshot.save(floor.saved);
     return floor;
   }
 
-  get #saved(): string {
+  /** Where the snapshot is. Nobody replaces it meanwhile, as other programs may the cached template. */
+  get saved(): string {
     return join(this.#directory, 'snapshot');
   }
 
-  /** So many samples of each, all of one kind first. */
-  async sample(count: number): Promise<FloorSamples> {
-    const { stdout } = await promisify(execFile)(this.#program, [this.#saved, String(count)]);
+  /** So many samples of each, all of one kind first; null without the program. */
+  async sample(count: number): Promise<FloorSamples | null> {
+    if (this.#program === null) return null;
+    const { stdout } = await promisify(execFile)(this.#program, [this.saved, String(count)]);
     return JSON.parse(stdout) as FloorSamples;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await rm(this.#directory, { recursive: true, force: true });
   }
+}
+
+async function build(): Promise<string> {
+  const { buildPreset } = (await import(pathToFileURL(BUILD).href)) as {
+    buildPreset(preset: string, options: { target: string }): Promise<string>;
+  };
+  return join(await buildPreset('plain', { target: TARGET }), TARGET);
 }

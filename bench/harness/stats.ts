@@ -21,6 +21,10 @@ export class Samples {
     this.add(name, 'ms', value);
   }
 
+  has(name: string): boolean {
+    return this.#metrics.has(name);
+  }
+
   /** The median of a metric so far. */
   median(name: string): number {
     const values = this.#metrics.get(name)?.values ?? [];
