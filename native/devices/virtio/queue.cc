@@ -193,7 +193,11 @@ bool Virtqueue::EnableNotification() {
   if (event_idx_) {
     // Sequentially consistent: the index is looked at once more after the wish is visible, else a
     // chain made available in between would be slept over.
-    At(used_, AvailEventOffset(size_)).store(last_available_, std::memory_order_seq_cst);
+    // Compared first: in a new clone the wish stands there already, and a store would copy the
+    // page.
+    const auto wish = At(used_, AvailEventOffset(size_));
+    if (wish.load(std::memory_order_seq_cst) != last_available_)
+      wish.store(last_available_, std::memory_order_seq_cst);
   }
   return At(available_, kIndexOffset).load(std::memory_order_seq_cst) != last_available_;
 }
