@@ -102,7 +102,7 @@ Result<std::shared_ptr<Snapshot>> EngineHandle::Load(const std::string& director
 
 Result<void> EngineHandle::FillShells(const Snapshot& snapshot, size_t count) {
   return engine_->Shells().Fill(Machine::Shape(snapshot.State().config, snapshot.State().cpuid),
-                                count);
+                                count, &snapshot.State());
 }
 
 Result<ShellPool::Counts> EngineHandle::CountShells() {

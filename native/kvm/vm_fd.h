@@ -31,7 +31,7 @@ class VmFd {
   Result<kvm_clock_data> GetClock() const;  // KVM_GET_CLOCK
   Result<void> SetClock(const kvm_clock_data& clock) const;
 
-  Result<void> SetIrqLine(uint32_t gsi, bool level) const;          // KVM_IRQ_LINE
+  Result<void> SetIrqLine(uint32_t gsi, bool level) const;  // KVM_IRQ_LINE
   Result<void> AddIoEventfd(const EventFd& event, Gpa gpa,
                             uint32_t width) const;  // KVM_IOEVENTFD, any value
 

@@ -11,8 +11,8 @@
 
 namespace vmfork {
 
-// Extents of an image that was captured: so few that a thousand clones of it stay below the mappings
-// that a process may have by default (vm.max_map_count, 65,530).
+// Extents of an image that was captured: so few that a thousand clones of it stay below what a
+// process may map by default (vm.max_map_count, 65,530).
 inline constexpr size_t kMaxExtents = 32;
 
 // The image that equals what `view` shows now. Only pages the VM owns are copied, into a new memfd

@@ -222,14 +222,18 @@ TEST(ShellOfACrashedGuestIsNotUsedAgain) {
 
 TEST(PoolFillsItselfUpToItsLimit) {
   auto engine = TestEngine({.ready = 3, .kept = 5});
-  const ShellShape shape = TestShape(*engine, 1);
+  auto vm = Boot(engine, kCount);
+  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
+  auto snapshot = (*vm)->Freeze();
+  const MachineState& state = (*snapshot)->State();
+  const ShellShape shape = Machine::Shape(state.config, state.cpuid);
   {
     auto first = TakeShell(*engine, shape);
     for (int i = 0; i < 2000 && engine->Shells().Count().ready < 3; ++i)
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     EXPECT_EQ(engine->Shells().Count().ready, 3u);
   }
-  EXPECT_TRUE(engine->Shells().Fill(shape, 100).has_value());
+  EXPECT_TRUE(engine->Shells().Fill(shape, 100, &state).has_value());
   EXPECT_EQ(engine->Shells().Count().ready, 5u);
   // Shapes that come and go do not pile up.
   for (uint64_t i = 1; i < 20; ++i) {

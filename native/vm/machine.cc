@@ -3,9 +3,10 @@
 
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
-#include <cstring>
+#include <span>
 
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/rng.h"
@@ -195,9 +196,10 @@ Result<void> Machine::WriteState(const Engine& engine, const MachineState& state
                                  StageClock& clock) {
   const CoreState& now = shell_->Now();
   for (size_t i = 0; i < state.irqchips.size(); ++i) {
-    const kvm_irqchip &wanted = state.irqchips[i], &present = now.irqchips[i];
-    if (std::memcmp(&wanted, &present, sizeof wanted) != 0)
-      VMFORK_CHECK(shell_->Kvm().SetIrqchip(wanted));
+    const std::span wanted(&state.irqchips[i], 1), present(&now.irqchips[i], 1);
+    // Byte by byte, because only one member of the union counts and the kernel has filled all.
+    if (!std::ranges::equal(std::as_bytes(wanted), std::as_bytes(present)))
+      VMFORK_CHECK(shell_->Kvm().SetIrqchip(wanted.front()));
   }
   VMFORK_CHECK(shell_->Kvm().SetClock(state.clock));
   clock.Lap("restore_irqchip_clock");

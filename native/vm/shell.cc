@@ -123,7 +123,11 @@ Result<void> Shell::Recycle(std::shared_ptr<const CoreState> state) {
   return {};
 }
 
-Result<void> Shell::MakeFresh() { return now_ == fresh_ ? Result<void>() : WriteCores(fresh_); }
+Result<void> Shell::Prime(std::shared_ptr<const CoreState> state) {
+  return now_ == state ? Result<void>() : WriteCores(std::move(state));
+}
+
+Result<void> Shell::MakeFresh() { return Prime(fresh_); }
 
 Result<void> Shell::WriteCores(std::shared_ptr<const CoreState> state) {
   for (const kvm_irqchip& chip : state->irqchips) VMFORK_CHECK(vm_.SetIrqchip(chip));

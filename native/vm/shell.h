@@ -58,6 +58,8 @@ class Shell {
   Result<void> Recycle(std::shared_ptr<const CoreState> state);
 
   const std::shared_ptr<const ShellShape>& Shape() const { return shape_; }
+  // Of one that nobody has used: has it wait with `state`, as a recycled one does.
+  Result<void> Prime(std::shared_ptr<const CoreState> state);
   // For a machine that boots: processors and interrupt controllers as new.
   Result<void> MakeFresh();
   // How it was when it was new. The same for all shells of a shape on one host.

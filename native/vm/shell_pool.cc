@@ -81,7 +81,7 @@ void ShellPool::Give(std::unique_ptr<Shell> shell) {
   ++counts_.reused;
 }
 
-Result<void> ShellPool::Fill(const ShellShape& shape, size_t count) {
+Result<void> ShellPool::Fill(const ShellShape& shape, size_t count, const MachineState* state) {
   for (;;) {
     std::shared_ptr<const ShellShape> shared_shape;
     {
@@ -91,8 +91,7 @@ Result<void> ShellPool::Fill(const ShellShape& shape, size_t count) {
       if (rack.shells.size() >= count || counts_.ready >= limits_.kept || closing_) return {};
       shared_shape = rack.shape;
     }
-    StageClock clock;
-    VMFORK_TRY(shell, BuildOne(std::move(shared_shape), clock));
+    VMFORK_TRY(shell, BuildPrimed(std::move(shared_shape), state));
     if (Store(std::move(shell)) != nullptr) return {};
   }
 }
@@ -147,6 +146,15 @@ Result<std::unique_ptr<Shell>> ShellPool::BuildOne(std::shared_ptr<const ShellSh
   return shell;
 }
 
+Result<std::unique_ptr<Shell>> ShellPool::BuildPrimed(std::shared_ptr<const ShellShape> shape,
+                                                      const MachineState* state) {
+  StageClock clock;
+  VMFORK_TRY(shell, BuildOne(std::move(shape), clock));
+  if (state != nullptr) Expect(*shell, *state);
+  if (auto rest = StateFor(*shell)) VMFORK_CHECK(shell->Prime(std::move(rest)));
+  return shell;
+}
+
 // One task at a time, one shell a turn: a fork that comes meanwhile is not kept waiting by a queue.
 void ShellPool::ScheduleRefill() {
   if (refilling_ || closing_) return;
@@ -166,8 +174,7 @@ void ShellPool::Refill() {
       }
       shape = rack.shape;
     }
-    StageClock clock;
-    auto shell = BuildOne(std::move(shape), clock);
+    auto shell = BuildPrimed(std::move(shape), nullptr);
     if (!shell || Store(std::move(*shell)) != nullptr) {
       // What is missing, forks will find out and say.
       std::lock_guard lock(mutex_);

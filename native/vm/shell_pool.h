@@ -32,8 +32,9 @@ class ShellPool {
   void Give(std::unique_ptr<Shell> shell);
   // Machines of this shape are now made with `state`: shells that come back are made ready for it.
   void Expect(const Shell& shell, const MachineState& state);
-  // Returns when `count` of the shape wait, or as many as may be kept. *blocks*
-  Result<void> Fill(const ShellShape& shape, size_t count);
+  // Returns when `count` of the shape wait, for machines with `state` when it is given, or as many
+  // as may be kept. *blocks*
+  Result<void> Fill(const ShellShape& shape, size_t count, const MachineState* state = nullptr);
 
   struct Counts {
     size_t ready = 0;     // waiting now
@@ -65,6 +66,9 @@ class ShellPool {
   std::unique_ptr<Shell> Store(std::unique_ptr<Shell> shell);
   Result<std::unique_ptr<Shell>> BuildOne(std::shared_ptr<const ShellShape> shape,
                                           StageClock& clock);
+  // One that waits as those do that come back.
+  Result<std::unique_ptr<Shell>> BuildPrimed(std::shared_ptr<const ShellShape> shape,
+                                             const MachineState* state);
   void ScheduleRefill();
   void Refill();
 
