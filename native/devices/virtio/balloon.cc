@@ -34,12 +34,13 @@ constexpr size_t kMaxBytesPerChain = 128 << 20;
 
 // The whole pages inside `buffer`; the rest of a page at either end may be in use.
 void GiveBack(const iovec& buffer, size_t limit) {
-  const auto start = reinterpret_cast<uintptr_t>(buffer.iov_base);
-  const uintptr_t first = (start + kPageSize - 1) / kPageSize * kPageSize;
-  const uintptr_t end = (start + std::min(buffer.iov_len, limit)) / kPageSize * kPageSize;
+  auto* const start = static_cast<std::byte*>(buffer.iov_base);
+  const size_t before = -reinterpret_cast<uintptr_t>(start) % kPageSize;
+  const size_t size = std::min(buffer.iov_len, limit);
+  if (size < before + kPageSize) return;
   // It can fail for locked memory only. Then the page keeps its contents, which is legal too.
-  if (first < end)
-    std::ignore = ::madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+  const size_t whole = (size - before) / kPageSize * kPageSize;
+  std::ignore = ::madvise(start + before, whole, MADV_DONTNEED);
 }
 
 void GiveBackAll(std::span<const iovec> buffers) {
