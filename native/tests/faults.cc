@@ -5,6 +5,7 @@
 #include <linux/fs.h>
 #include <linux/kvm.h>
 #include <pthread.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -110,12 +111,21 @@ FAULTS_WRAP(int, socketpair, (int domain, int type, int protocol, int* pair),
 FAULTS_WRAP(ssize_t, send, (int fd, const void* bytes, size_t size, int flags),
             (fd, bytes, size, flags), -1, ENOBUFS)
 FAULTS_WRAP(int, eventfd, (unsigned count, int flags), (count, flags), -1, EMFILE)
-FAULTS_WRAP(int, epoll_ctl, (int epoll, int operation, int fd, struct epoll_event* event),
-            (epoll, operation, fd, event), -1, ENOSPC)
 FAULTS_WRAP(int, pthread_create,
             (pthread_t * thread, const pthread_attr_t* attributes, void* (*main)(void*),
              void* argument),
             (thread, attributes, main, argument), EAGAIN, EAGAIN)
+
+extern "C" int RealEpollCtl(int epoll, int operation, int fd,
+                            struct epoll_event* event) __asm__("__real_epoll_ctl");
+extern "C" int WrapEpollCtl(int epoll, int operation, int fd,
+                            struct epoll_event* event) __asm__("__wrap_epoll_ctl");
+extern "C" int WrapEpollCtl(int epoll, int operation, int fd, struct epoll_event* event) {
+  const bool counted = operation != EPOLL_CTL_DEL;
+  return counted && vmfork::faults::Fails("epoll_ctl", ENOSPC)
+             ? -1
+             : RealEpollCtl(epoll, operation, fd, event);
+}
 
 // Those with an optional argument, which is a word at most.
 extern "C" int RealIoctl(int fd, unsigned long request, ...) __asm__("__real_ioctl");

@@ -4,8 +4,9 @@
 // knows of it.
 //
 // KVM_RUN is left out: it is the guest's time, not a step of an operation. So are calls that cannot
-// fail but by a defect: KVM_IRQ_LINE, eventfd counters, munmap, close. Memory of the heap is not
-// covered: the core is built without exceptions, and an operator new that fails ends the process.
+// fail but by a defect: KVM_IRQ_LINE, EPOLL_CTL_DEL, eventfd counters, munmap, close. Memory of the
+// heap is not covered: the core is built without exceptions, and an operator new that fails ends
+// the process.
 #pragma once
 
 #include <cstddef>

@@ -243,6 +243,7 @@ TEST(AResetThatFailsLeavesTheCloneAsItWas) {
   const auto fork = [&] {
     clone = nullptr;  // which waits for what it had been before a reset
     clone = Vm::Fork(engine, snapshot, {}, observer);
+    if (!clone) std::fprintf(stderr, "  %s\n", clone.error().ToString().c_str());
     EXPECT_TRUE(clone.has_value());
     EXPECT_TRUE(engine->Shells().Fill(shape, 1).has_value());
   };
