@@ -1,4 +1,4 @@
-// A thousand clones at once: until the last has acknowledged its identity, and until each has answered a ping; and what they
+// Many clones at once: until the last has acknowledged its identity, and until each has answered a ping; and what they
 // cost while all live. First with as many shells made ahead, then with none. Through the library's own queue, which lets as
 // many guests start at a time as there are processors: more of them would only take the processors from each other.
 
@@ -12,7 +12,7 @@ import { guestParameters, openSnapshot } from './default-guest.js';
 export const storm: BenchCase = {
   name: 'storm',
   summary: 'so many clones at once: all forked, all answered, memory of each (n = clones)',
-  defaultN: 1000,
+  defaultN: 100,
   async measure(run) {
     const meter = openKernelMeter();
     try {
