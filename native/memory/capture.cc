@@ -6,53 +6,26 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 
 #include "base/file.h"
-#include "memory/gpa.h"
+#include "memory/page_content.h"
 #include "memory/page_scan.h"
 
 namespace vmfork {
 
 namespace {
 
-// Every extent costs each clone a mapping (2–9 µs and a VMA): a clean gap this small is cheaper to
-// copy than to map around.
-constexpr uint64_t kSmallGapBytes = 64 * kPageSize;
-
-bool IsZero(std::span<const std::byte> page) {
-  return page.front() == std::byte{0} &&
-         std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
-}
-
-}  // namespace
-
+// Into a file that reads as zero where nothing was written.
 Result<void> WriteSparse(int fd, std::span<const std::byte> bytes, uint64_t offset) {
-  uint64_t position = 0;
-  while (position < bytes.size()) {
-    uint64_t end = position;
-    while (end < bytes.size() && !IsZero(bytes.subspan(end, kPageSize))) end += kPageSize;
-    if (end > position)
-      VMFORK_CHECK(WriteFully(fd, bytes.subspan(position, end - position), offset + position));
-    position = end;
-    while (position < bytes.size() && IsZero(bytes.subspan(position, kPageSize)))
-      position += kPageSize;
-  }
-  return {};
+  return ForEachNonZeroRun(offset, bytes, [fd](uint64_t at, std::span<const std::byte> pages) {
+    return WriteFully(fd, pages, at);
+  });
 }
-
-namespace {
 
 std::vector<PageRun> Coalesce(const std::vector<PageRun>& runs, uint64_t gap_bytes) {
   std::vector<PageRun> merged;
-  for (const PageRun& run : runs) {
-    if (!merged.empty() && run.start - (merged.back().start + merged.back().size) <= gap_bytes) {
-      merged.back().size = run.start + run.size - merged.back().start;
-    } else {
-      merged.push_back(run);
-    }
-  }
+  for (const PageRun& run : runs) AppendRun(merged, run, gap_bytes);
   return merged;
 }
 

@@ -2,9 +2,7 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <memory>
-#include <span>
 
 #include "base/result.h"
 #include "memory/private_view.h"
@@ -19,9 +17,5 @@ inline constexpr size_t kMaxExtents = 32;
 // that is then sealed; pages that are all zero become holes. Nobody may write the view meanwhile.
 // The view itself is left as it is.
 Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view);
-
-// Writes the pages of `bytes` that are not zero to `fd`, which reads as zero where nothing was
-// written. Error: kSystem.
-Result<void> WriteSparse(int fd, std::span<const std::byte> bytes, uint64_t offset);
 
 }  // namespace vmfork

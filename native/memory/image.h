@@ -12,6 +12,7 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "memory/gpa.h"
 
 namespace vmfork {
 
@@ -22,6 +23,10 @@ struct Extent {
   std::shared_ptr<const UniqueFd> file;  // nobody writes it while this exists
   uint64_t file_offset = 0;
 };
+
+// Every extent costs each clone a mapping (2–9 µs and a VMA): between two parts of a layer, so much
+// that need not be in it is cheaper to copy than to map around.
+inline constexpr uint64_t kSmallGapBytes = 64 * kPageSize;
 
 class Image {
  public:

@@ -88,28 +88,28 @@ Result<void> Walk(std::span<const std::byte> range, const Visitor& visit) {
   return scanned;
 }
 
-void Append(std::vector<PageRun>& runs, PageRun run) {
-  if (!runs.empty() && runs.back().start + runs.back().size == run.start) {
-    runs.back().size += run.size;
+}  // namespace
+
+void AppendRun(std::vector<PageRun>& runs, PageRun run, uint64_t joined_gap_bytes) {
+  if (!runs.empty() && run.start - (runs.back().start + runs.back().size) <= joined_gap_bytes) {
+    runs.back().size = run.start + run.size - runs.back().start;
   } else {
     runs.push_back(run);
   }
 }
 
-}  // namespace
-
 Result<std::vector<PageRun>> FindOwnedPages(std::span<const std::byte> range) {
   std::vector<PageRun> runs;
   VMFORK_CHECK(Walk(range, [&runs](uint64_t start, uint64_t size, bool owned) {
-    if (owned) Append(runs, {start, size});
+    if (owned) AppendRun(runs, {start, size});
   }));
   return runs;
 }
 
 Result<std::vector<PageRun>> FindPresentPages(std::span<const std::byte> range) {
   std::vector<PageRun> runs;
-  VMFORK_CHECK(
-      Walk(range, [&runs](uint64_t start, uint64_t size, bool) { Append(runs, {start, size}); }));
+  VMFORK_CHECK(Walk(
+      range, [&runs](uint64_t start, uint64_t size, bool) { AppendRun(runs, {start, size}); }));
   return runs;
 }
 

@@ -16,6 +16,10 @@ struct PageRun {
   uint64_t size = 0;
 };
 
+// Adds a run that begins at or after the end of the last one; joins the two where what lies between
+// them is no larger than that.
+void AppendRun(std::vector<PageRun>& runs, PageRun run, uint64_t joined_gap_bytes = 0);
+
 struct PageCounts {
   uint64_t shared_bytes = 0;  // present, the file's page
   uint64_t owned_bytes = 0;   // present or swapped, private to this mapping

@@ -16,16 +16,8 @@ namespace vmfork {
 namespace {
 
 constexpr uint64_t kBufferBytes = 1 << 20;
-// As for layers of live snapshots (memory/capture.cc): copying so much costs less than mapping
-// around it.
-constexpr uint64_t kJoinedGapBytes = 64 * kPageSize;
 
 uint64_t RoundUp(uint64_t value) { return (value + kPageSize - 1) / kPageSize * kPageSize; }
-
-bool IsZero(std::span<const std::byte> page) {
-  return page.front() == std::byte{0} &&
-         std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
-}
 
 // Fills `bytes`, beyond the end of the file with zeros.
 Result<void> ReadAt(int fd, uint64_t offset, std::span<std::byte> bytes) {
@@ -52,19 +44,6 @@ PageRun NextData(int fd, uint64_t start, uint64_t end) {
   const off_t hole = ::lseek(fd, data, SEEK_HOLE);
   const uint64_t to = hole < 0 ? end : std::min(end, RoundUp(static_cast<uint64_t>(hole)));
   return {std::max(from, start), to - std::max(from, start)};
-}
-
-Result<void> VisitPages(uint64_t offset, std::span<const std::byte> bytes,
-                        const ContentVisitor& visit) {
-  for (uint64_t position = 0; position < bytes.size();) {
-    uint64_t end = position;
-    while (end < bytes.size() && !IsZero(bytes.subspan(end, kPageSize))) end += kPageSize;
-    if (end > position) {
-      VMFORK_CHECK(visit(offset + position, bytes.subspan(position, end - position)));
-    }
-    position = end + kPageSize;
-  }
-  return {};
 }
 
 // What identifies a file's content among those that are open: layers are never written again.
@@ -132,17 +111,9 @@ uint64_t NextContent(const Extent* extent, uint64_t position, uint64_t end) {
   return data.size == 0 ? end : data.start - to_file;
 }
 
-void AddRun(std::vector<PageRun>& runs, PageRun run) {
-  if (!runs.empty() && run.start - (runs.back().start + runs.back().size) <= kJoinedGapBytes) {
-    runs.back().size = run.start + run.size - runs.back().start;
-  } else {
-    runs.push_back(run);
-  }
-}
-
 }  // namespace
 
-Result<void> ForEachFileContent(int fd, PageRun range, const ContentVisitor& visit) {
+Result<void> ForEachFileContent(int fd, PageRun range, const PageVisitor& visit) {
   std::vector<std::byte> buffer(std::min(range.size, kBufferBytes));
   const uint64_t end = range.start + range.size;
   for (uint64_t position = range.start; position < end;) {
@@ -150,13 +121,13 @@ Result<void> ForEachFileContent(int fd, PageRun range, const ContentVisitor& vis
     if (data.size == 0) break;
     const auto bytes = std::span(buffer).first(std::min(data.size, kBufferBytes));
     VMFORK_CHECK(ReadAt(fd, data.start, bytes));
-    VMFORK_CHECK(VisitPages(data.start, bytes, visit));
+    VMFORK_CHECK(ForEachNonZeroRun(data.start, bytes, visit));
     position = data.start + bytes.size();
   }
   return {};
 }
 
-Result<void> ForEachImageContent(const Image& image, PageRun range, const ContentVisitor& visit) {
+Result<void> ForEachImageContent(const Image& image, PageRun range, const PageVisitor& visit) {
   const uint64_t end = range.start + range.size;
   const auto extents = image.Extents();
   auto next = std::ranges::partition_point(extents, [&range](const Extent& extent) {
@@ -194,7 +165,7 @@ Result<std::vector<PageRun>> FindDifferences(const Image& a, const Image& b) {
     VMFORK_CHECK(ReadExtent(b_extent, part, std::span(b_bytes).first(part.size)));
     for (uint64_t page = 0; page < part.size; page += kPageSize) {
       if (std::memcmp(a_bytes.data() + page, b_bytes.data() + page, kPageSize) != 0)
-        AddRun(runs, {position + page, kPageSize});
+        AppendRun(runs, {position + page, kPageSize}, kSmallGapBytes);
     }
     position += part.size;
   }

@@ -4,25 +4,20 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <span>
 #include <vector>
 
 #include "base/result.h"
 #include "memory/image.h"
+#include "memory/page_content.h"
 #include "memory/page_scan.h"
 
 namespace vmfork {
 
-// Given whole pages, none of them all zero, in ascending order.
-using ContentVisitor =
-    std::function<Result<void>(uint64_t offset, std::span<const std::byte> pages)>;
-
-// The content of a range of a file. What lies beyond its end is zero. Errors: kSystem, the
-// visitor's.
-Result<void> ForEachFileContent(int fd, PageRun range, const ContentVisitor& visit);
+// The content of a range of a file: the runs of pages that are not all zero, in ascending order.
+// What lies beyond its end is zero. Errors: kSystem, the visitor's.
+Result<void> ForEachFileContent(int fd, PageRun range, const PageVisitor& visit);
 // The content of a range of an image, by RAM offset.
-Result<void> ForEachImageContent(const Image& image, PageRun range, const ContentVisitor& visit);
+Result<void> ForEachImageContent(const Image& image, PageRun range, const PageVisitor& visit);
 
 // The ranges in which two images of one size differ, whole pages. Only where they are not the same
 // part of the same file are they read. Runs that are close together are joined: each run is one
