@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <string>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -33,6 +35,7 @@ class ByteWriter {
     Put(static_cast<uint32_t>(bytes.size()));
     PutBytes(bytes);
   }
+  void PutText(std::string_view text) { PutBlock(std::as_bytes(std::span(text))); }
   std::span<const std::byte> Bytes() const { return bytes_; }
   std::vector<std::byte> Take() { return std::move(bytes_); }
 
@@ -69,6 +72,10 @@ class ByteReader {
     return bytes;
   }
   std::span<const std::byte> GetBlock() { return GetBytes(Get<uint32_t>()); }
+  std::string GetText() {
+    const auto bytes = GetBlock();
+    return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  }
 
   bool Ok() const { return !failed_; }
   // All consumed, nothing missing.

@@ -22,11 +22,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     sections.Put(uint64_t{payload.size()});
     sections.PutBytes(payload);
   }
-  ByteWriter blob;
-  blob.PutBytes(std::as_bytes(std::span("VMFKSTAT", 8)));
-  blob.Put(kSnapshotFormatVersion);
-  blob.Put(Crc32c(sections.Bytes()));
-  blob.PutBytes(sections.Bytes());
-  std::ignore = DecodeMachineState(blob.Bytes());
+  std::ignore = DecodeMachineState(SealEnvelope("VMFKSTAT", sections.Bytes()));
   return 0;
 }

@@ -3,22 +3,8 @@
 #include <tuple>
 
 #include "base/byte_io.h"
-#include "base/crc32c.h"
 #include "snapshot/manifest.h"
 #include "snapshot/working_set.h"
-
-namespace {
-
-std::vector<std::byte> Framed(std::string_view magic, std::span<const std::byte> rest) {
-  vmfork::ByteWriter out;
-  out.PutBytes(std::as_bytes(std::span(magic)));
-  out.Put(vmfork::kSnapshotFormatVersion);
-  out.Put(vmfork::Crc32c(rest));
-  out.PutBytes(rest);
-  return out.Take();
-}
-
-}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace vmfork;
@@ -27,14 +13,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   constexpr uint64_t kMemoryBytes = 64 << 20;
   const std::vector<std::byte> key(32, std::byte{7});
   std::ignore = DecodeManifest(input, {});
-  std::ignore = DecodeManifest(Framed("VMFKMANI", input), key);
+  std::ignore = DecodeManifest(SealEnvelope("VMFKMANI", input), key);
   std::ignore = DecodeWorkingSet(input, id, kMemoryBytes);
 
   ByteWriter unsigned_body;
   unsigned_body.Put(uint32_t{0});
   unsigned_body.PutBytes(id);
   unsigned_body.PutBytes(input);
-  if (auto decoded = DecodeManifest(Framed("VMFKMANI", unsigned_body.Bytes()), {})) {
+  if (auto decoded = DecodeManifest(SealEnvelope("VMFKMANI", unsigned_body.Bytes()), {})) {
     // What is accepted means the same after another way through.
     const auto again = EncodeManifest(decoded->manifest, {});
     if (again.id != decoded->id) __builtin_trap();
@@ -42,6 +28,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   ByteWriter runs;
   runs.PutBytes(id);
   runs.PutBytes(input);
-  std::ignore = DecodeWorkingSet(Framed("VMFKWSET", runs.Bytes()), id, kMemoryBytes);
+  std::ignore = DecodeWorkingSet(SealEnvelope("VMFKWSET", runs.Bytes()), id, kMemoryBytes);
   return 0;
 }

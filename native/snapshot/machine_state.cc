@@ -3,7 +3,6 @@
 #include "snapshot/machine_state.h"
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 
 #include "base/byte_io.h"
@@ -14,7 +13,7 @@ namespace vmfork {
 
 namespace {
 
-constexpr char kMagic[8] = {'V', 'M', 'F', 'K', 'S', 'T', 'A', 'T'};
+constexpr std::string_view kMagic = "VMFKSTAT";
 constexpr size_t kMaxCpuidEntries = 256, kMaxDevices = 32;
 constexpr uint32_t kMaxVcpus = 8, kMaxDisks = 4;
 
@@ -31,15 +30,6 @@ enum class Tag : uint32_t {
 
 std::unexpected<Error> Damaged(std::string detail) {
   return Fail(ErrorCode::kSnapshotInvalid, "decode snapshot", std::move(detail));
-}
-
-void PutText(ByteWriter& out, const std::string& text) {
-  out.PutBlock(std::as_bytes(std::span(text)));
-}
-
-std::string GetText(ByteReader& in) {
-  const auto bytes = in.GetBlock();
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 void PutSection(ByteWriter& out, Tag tag, const std::function<void(ByteWriter&)>& fill) {
@@ -59,10 +49,10 @@ void EncodeDrive(const BlockDisk& disk, ByteWriter& out) {
   if (disk.medium == nullptr) return out.Put(static_cast<uint8_t>(DriveContent::kEmpty));
   const bool is_image = !disk.medium->IsWritable();
   out.Put(static_cast<uint8_t>(is_image ? DriveContent::kImage : DriveContent::kScratch));
-  PutText(out, disk.serial);
+  out.PutText(disk.serial);
   out.Put(disk.medium->SizeBytes());
   if (!is_image) return;
-  PutText(out, disk.medium->Path());
+  out.PutText(disk.medium->Path());
   out.Put(disk.medium->GetIdentity().modified_ns);
 }
 
@@ -76,7 +66,7 @@ void EncodeConfig(const MachineConfig& config, ByteWriter& out) {
 }
 
 Result<std::shared_ptr<const BlockMedium>> DecodeImage(ByteReader& in, uint64_t size_bytes) {
-  const std::string path = GetText(in);
+  const std::string path = in.GetText();
   const auto modified_ns = in.Get<int64_t>();
   if (!in.Ok() || path.empty() || path.find('\0') != std::string::npos) return Damaged("disk path");
   VMFORK_TRY(medium,
@@ -94,7 +84,7 @@ Result<uint64_t> DecodeDrive(ByteReader& in, BlockDisk& disk) {
   disk = {};
   const auto content = static_cast<DriveContent>(in.Get<uint8_t>());
   if (content == DriveContent::kEmpty) return 0;
-  disk.serial = GetText(in);
+  disk.serial = in.GetText();
   const auto size_bytes = in.Get<uint64_t>();
   if (!in.Ok()) return Damaged("truncated disk");
   if (content == DriveContent::kScratch) {
@@ -142,13 +132,13 @@ Result<void> DecodeHost(ByteReader& in, MachineState& state) {
   if (kind > static_cast<uint32_t>(HostKind::kPvm)) return Damaged("unknown kind of host");
   state.host_kind = static_cast<HostKind>(kind);
   state.tsc_khz = in.Get<uint32_t>();
-  state.cpu_vendor = GetText(in);
+  state.cpu_vendor = in.GetText();
   return {};
 }
 
 Result<void> DecodeDevice(ByteReader& in, MachineState& state) {
   if (state.devices.size() >= kMaxDevices) return Damaged("too many devices");
-  DeviceState device{.name = GetText(in), .bytes = {}};
+  DeviceState device{.name = in.GetText(), .bytes = {}};
   const auto bytes = in.GetBlock();
   device.bytes.assign(bytes.begin(), bytes.end());
   state.devices.push_back(std::move(device));
@@ -179,7 +169,7 @@ Result<void> DecodeSection(Tag tag, ByteReader& in, DecodedMachineState& decoded
     case Tag::kDevice:
       return DecodeDevice(in, state);
     case Tag::kMetadata:
-      decoded.metadata = GetText(in);
+      decoded.metadata = in.GetText();
       return {};
   }
   return Damaged("unknown section " + std::to_string(static_cast<uint32_t>(tag)));
@@ -208,7 +198,7 @@ std::vector<std::byte> EncodeMachineState(const MachineState& state, const std::
   PutSection(sections, Tag::kHost, [&](ByteWriter& out) {
     out.Put(static_cast<uint32_t>(state.host_kind));
     out.Put(state.tsc_khz);
-    PutText(out, state.cpu_vendor);
+    out.PutText(state.cpu_vendor);
   });
   PutSection(sections, Tag::kCpuid, [&](ByteWriter& out) {
     out.Put(static_cast<uint32_t>(state.cpuid.size()));
@@ -223,35 +213,18 @@ std::vector<std::byte> EncodeMachineState(const MachineState& state, const std::
   PutSection(sections, Tag::kClock, [&](ByteWriter& out) { out.PutStruct(state.clock); });
   for (const DeviceState& device : state.devices) {
     PutSection(sections, Tag::kDevice, [&](ByteWriter& out) {
-      PutText(out, device.name);
+      out.PutText(device.name);
       out.PutBlock(device.bytes);
     });
   }
-  PutSection(sections, Tag::kMetadata, [&](ByteWriter& out) { PutText(out, metadata); });
+  PutSection(sections, Tag::kMetadata, [&](ByteWriter& out) { out.PutText(metadata); });
 
-  ByteWriter blob;
-  blob.PutBytes(std::as_bytes(std::span(kMagic)));
-  blob.Put(kSnapshotFormatVersion);
-  blob.Put(Crc32c(sections.Bytes()));
-  blob.PutBytes(sections.Bytes());
-  return blob.Take();
+  return SealEnvelope(kMagic, sections.Bytes());
 }
 
 Result<DecodedMachineState> DecodeMachineState(std::span<const std::byte> blob) {
-  ByteReader in(blob);
-  const auto magic = in.GetBytes(sizeof kMagic);
-  if (!in.Ok() || std::memcmp(magic.data(), kMagic, sizeof kMagic) != 0)
-    return Damaged("not a vmfork state file");
-  const auto version = in.Get<uint32_t>();
-  if (in.Ok() && version != kSnapshotFormatVersion) {
-    return Fail(ErrorCode::kSnapshotIncompatible, "load snapshot",
-                "format version " + std::to_string(version) + ", this library reads " +
-                    std::to_string(kSnapshotFormatVersion));
-  }
-  const auto checksum = in.Get<uint32_t>();
-  if (!in.Ok()) return Damaged("truncated header");
-  if (Crc32c(blob.subspan(blob.size() - in.Remaining())) != checksum)
-    return Damaged("wrong checksum");
+  VMFORK_TRY(sections, OpenEnvelope(kMagic, blob, "decode snapshot", "state file"));
+  ByteReader in(sections);
   DecodedMachineState decoded;
   VMFORK_CHECK(DecodeSections(in, decoded));
   const MachineState& state = decoded.state;

@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "devices/virtio/block_medium.h"
 #include "kvm/host.h"
+#include "snapshot/envelope.h"
 #include "vcpu/vcpu_state.h"
 
 namespace vmfork {
@@ -50,7 +51,6 @@ struct MachineState {
 };
 
 // The blob: docs/snapshot-format.md.
-inline constexpr uint32_t kSnapshotFormatVersion = 3;
 std::vector<std::byte> EncodeMachineState(const MachineState& state, const std::string& metadata);
 
 struct DecodedMachineState {

@@ -2,28 +2,23 @@
 #include "snapshot/manifest.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/byte_io.h"
-#include "base/crc32c.h"
 #include "memory/gpa.h"
 #include "memory/layout.h"
+#include "snapshot/envelope.h"
 
 namespace vmfork {
 
 namespace {
 
-constexpr char kMagic[8] = {'V', 'M', 'F', 'K', 'M', 'A', 'N', 'I'};
+constexpr std::string_view kMagic = "VMFKMANI";
 constexpr size_t kMaxPathBytes = 4096;
 constexpr uint64_t kMaxStateBytes = 64 << 20;
 constexpr uint64_t kMaxDiskBytes = uint64_t{1} << 44;
 
 std::unexpected<Error> Damaged(std::string detail) {
   return Fail(ErrorCode::kSnapshotInvalid, "decode manifest", std::move(detail));
-}
-
-void PutText(ByteWriter& out, const std::string& text) {
-  out.PutBlock(std::as_bytes(std::span(text)));
 }
 
 Digest GetDigest(ByteReader& in) {
@@ -132,8 +127,8 @@ std::vector<std::byte> EncodeBody(const Manifest& manifest) {
   out.Put(static_cast<uint32_t>(manifest.bases.size()));
   for (const BaseReference& base : manifest.bases) {
     out.PutBytes(base.id);
-    PutText(out, base.relative_path);
-    PutText(out, base.absolute_path);
+    out.PutText(base.relative_path);
+    out.PutText(base.absolute_path);
   }
   out.Put(static_cast<uint32_t>(manifest.extents.size()));
   for (const SavedExtent& extent : manifest.extents) {
@@ -188,33 +183,17 @@ EncodedManifest EncodeManifest(const Manifest& manifest, std::span<const std::by
   rest.Put(uint32_t{!key.empty()});
   rest.PutBytes(tag);
   rest.PutBytes(body);
-  ByteWriter out;
-  out.PutBytes(std::as_bytes(std::span(kMagic)));
-  out.Put(kSnapshotFormatVersion);
-  out.Put(Crc32c(rest.Bytes()));
-  out.PutBytes(rest.Bytes());
-  return {out.Take(), Sha256::Of(signed_bytes)};
+  return {SealEnvelope(kMagic, rest.Bytes()), Sha256::Of(signed_bytes)};
 }
 
 Result<DecodedManifest> DecodeManifest(std::span<const std::byte> bytes,
                                        std::span<const std::byte> key) {
-  ByteReader in(bytes);
-  const auto magic = in.GetBytes(sizeof kMagic);
-  if (!in.Ok() || std::memcmp(magic.data(), kMagic, sizeof kMagic) != 0)
-    return Damaged("not a vmfork manifest");
-  const auto version = in.Get<uint32_t>();
-  if (in.Ok() && version != kSnapshotFormatVersion) {
-    return Fail(ErrorCode::kSnapshotIncompatible, "load snapshot",
-                "format version " + std::to_string(version) + ", this library reads " +
-                    std::to_string(kSnapshotFormatVersion));
-  }
-  const auto checksum = in.Get<uint32_t>();
-  if (!in.Ok()) return Damaged("truncated header");
-  if (Crc32c(bytes.last(in.Remaining())) != checksum) return Damaged("wrong checksum");
+  VMFORK_TRY(content, OpenEnvelope(kMagic, bytes, "decode manifest", "manifest"));
+  ByteReader in(content);
   const auto is_authenticated = in.Get<uint32_t>();
   const Digest tag = GetDigest(in);
   if (!in.Ok() || is_authenticated > 1) return Damaged("truncated header");
-  const std::vector<std::byte> signed_bytes = Signed(bytes.last(in.Remaining()));
+  const std::vector<std::byte> signed_bytes = Signed(content.last(in.Remaining()));
   VMFORK_CHECK(Authenticate(signed_bytes, is_authenticated == 1, tag, key));
   VMFORK_TRY(manifest, DecodeBody(in));
   return DecodedManifest{std::move(manifest), Sha256::Of(signed_bytes)};

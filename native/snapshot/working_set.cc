@@ -4,18 +4,16 @@
 #include <fcntl.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/byte_io.h"
-#include "base/crc32c.h"
 #include "memory/gpa.h"
-#include "snapshot/machine_state.h"
+#include "snapshot/envelope.h"
 
 namespace vmfork {
 
 namespace {
 
-constexpr char kMagic[8] = {'V', 'M', 'F', 'K', 'W', 'S', 'E', 'T'};
+constexpr std::string_view kMagic = "VMFKWSET";
 // One call reads no more than the device's readahead window (mm/readahead.c,
 // force_page_cache_ra()), which is 128 KiB by default.
 constexpr uint64_t kAdviceBytes = 128 << 10;
@@ -58,24 +56,15 @@ std::vector<std::byte> EncodeWorkingSet(std::span<const PageRun> runs, const Dig
     rest.Put(start);
     rest.Put(size);
   }
-  ByteWriter out;
-  out.PutBytes(std::as_bytes(std::span(kMagic)));
-  out.Put(kSnapshotFormatVersion);
-  out.Put(Crc32c(rest.Bytes()));
-  out.PutBytes(rest.Bytes());
-  return out.Take();
+  return SealEnvelope(kMagic, rest.Bytes());
 }
 
 Result<std::vector<PageRun>> DecodeWorkingSet(std::span<const std::byte> bytes,
                                               const Digest& manifest_id, uint64_t memory_bytes) {
-  ByteReader in(bytes);
-  const auto magic = in.GetBytes(sizeof kMagic);
-  const auto version = in.Get<uint32_t>();
-  const auto checksum = in.Get<uint32_t>();
-  if (!in.Ok() || std::memcmp(magic.data(), kMagic, sizeof kMagic) != 0 ||
-      version != kSnapshotFormatVersion || Crc32c(bytes.last(in.Remaining())) != checksum) {
-    return Damaged("not a working set, or damaged");
-  }
+  const auto content = OpenEnvelope(kMagic, bytes, "decode working set", "working set");
+  // Another version is no working set of this snapshot, as anything else is not.
+  if (!content) return Damaged("not a working set, or damaged");
+  ByteReader in(*content);
   const auto id = in.GetBytes(manifest_id.size());
   const auto count = in.Get<uint32_t>();
   if (!in.Ok() || !std::ranges::equal(id, manifest_id))
