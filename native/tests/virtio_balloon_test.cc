@@ -174,7 +174,7 @@ TEST(ARestoredDeviceTakesTheReportThatWaited) {
   ByteWriter saved;
   m.transport.Save(saved);
   BalloonDevice device;
-  VirtioTransport copy(device, m.ram.Memory(), m.interrupt, *m.loop);
+  VirtioTransport copy(device, m.ram.Memory(), [&m] { m.interrupt.Signal(); }, *m.loop);
   ByteReader state(saved.Bytes());
   EXPECT_TRUE(copy.Restore(state).has_value());
   copy.Resume();

@@ -250,7 +250,8 @@ struct TestMachine {
       : loop(EventLoop::Start("test").value()),
         interrupt(EventFd::Create().value()),
         device(MakeDevice(std::forward<Arguments>(arguments)...)),
-        transport(*device, ram.Memory(), interrupt, *loop),
+        transport(
+            *device, ram.Memory(), [this] { interrupt.Signal(); }, *loop),
         driver(transport, ram, interrupt) {}
 
   template <typename... Arguments>

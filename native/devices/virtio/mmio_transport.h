@@ -9,7 +9,6 @@
 #include <mutex>
 #include <vector>
 
-#include "base/event_fd.h"
 #include "base/event_loop.h"
 #include "devices/bus.h"
 #include "devices/virtio/device.h"
@@ -24,10 +23,6 @@ class VirtioTransport final : public BusDevice, private DeviceContext {
   // Notify().
   VirtioTransport(VirtioDevice& device, const GuestMemory& memory, std::function<void()> interrupt,
                   EventLoop& loop);
-  // The line is an irqfd.
-  VirtioTransport(VirtioDevice& device, const GuestMemory& memory, const EventFd& interrupt,
-                  EventLoop& loop)
-      : VirtioTransport(device, memory, [&interrupt] { interrupt.Signal(); }, loop) {}
   ~VirtioTransport() override;  // Retire(), unless that was done
 
   // No vCPU may run any more. Shuts the device down. Afterwards nothing of it runs on the loop; but
