@@ -133,7 +133,7 @@ std::vector<std::byte> StateAfterFork(const std::shared_ptr<Engine>& engine,
                                  .on_end = [](const Error&) {}},
                                 clock);
   EXPECT_TRUE(machine.has_value());
-  EXPECT_TRUE((*machine)->WriteState(*engine, state, clock).has_value());
+  EXPECT_TRUE((*machine)->WriteState(state, clock).has_value());
   auto read = (*machine)->ReadState();
   EXPECT_TRUE(read.has_value());
   // What goes on by itself.

@@ -192,8 +192,7 @@ Result<MachineState> Machine::ReadState() {
   return state;
 }
 
-Result<void> Machine::WriteState(const Engine& engine, const MachineState& state,
-                                 StageClock& clock) {
+Result<void> Machine::WriteState(const MachineState& state, StageClock& clock) {
   const CoreState& now = shell_->Now();
   for (size_t i = 0; i < state.irqchips.size(); ++i) {
     const std::span wanted(&state.irqchips[i], 1), present(&now.irqchips[i], 1);
@@ -205,7 +204,8 @@ Result<void> Machine::WriteState(const Engine& engine, const MachineState& state
   clock.Lap("restore_irqchip_clock");
   for (size_t i = 0; i < state.vcpus.size(); ++i) {
     const VcpuFd& vcpu = shell_->Vcpus()[i]->Fd();
-    if (engine.HasTscControl()) VMFORK_CHECK(vcpu.SetTscKhz(state.tsc_khz));
+    if (now.tsc_khz != 0 && now.tsc_khz != state.tsc_khz)
+      VMFORK_CHECK(vcpu.SetTscKhz(state.tsc_khz));
     VMFORK_CHECK(WriteVcpuState(vcpu, state.vcpus[i], now.vcpus[i]));
   }
   clock.Lap("restore_vcpus");

@@ -54,7 +54,7 @@ class Machine : private EventHandler {
 
   // The machine must be parked, or not started.
   Result<MachineState> ReadState();
-  Result<void> WriteState(const Engine& engine, const MachineState& state, StageClock& clock);
+  Result<void> WriteState(const MachineState& state, StageClock& clock);
 
   // Puts a disk into drive `index` below kMediaSlots; the guest is told. One call at a time.
   // Errors: kDisk, kSystem.

@@ -51,6 +51,10 @@ Result<std::unique_ptr<Shell>> Shell::Build(const Engine& engine,
   clock.Lap("doorbell");
   if (fresh == nullptr) {
     VMFORK_TRY(state, shell->ReadState(engine.VcpuFormat()));
+    if (engine.HasTscControl()) {
+      VMFORK_TRY(tsc_khz, shell->vcpus_.front()->Fd().GetTscKhz());
+      state.tsc_khz = tsc_khz;
+    }
     fresh = std::make_shared<const CoreState>(std::move(state));
     clock.Lap("fresh_state");
   }
@@ -90,7 +94,7 @@ Result<void> Shell::ConnectDoorbell(size_t index) {
 }
 
 Result<CoreState> Shell::ReadState(const VcpuStateFormat& format) const {
-  CoreState state{.vcpus = {}, .irqchips = {}, .format = format};
+  CoreState state{.vcpus = {}, .irqchips = {}, .tsc_khz = 0, .format = format};
   for (const auto& vcpu : vcpus_) {
     VMFORK_TRY(vcpu_state, ReadFreshVcpuState(vcpu->Fd(), format));
     state.vcpus.push_back(std::move(vcpu_state));
@@ -131,8 +135,11 @@ Result<void> Shell::MakeFresh() { return Prime(fresh_); }
 
 Result<void> Shell::WriteCores(std::shared_ptr<const CoreState> state) {
   for (const kvm_irqchip& chip : state->irqchips) VMFORK_CHECK(vm_.SetIrqchip(chip));
-  for (size_t i = 0; i < vcpus_.size(); ++i)
-    VMFORK_CHECK(ResetVcpuState(vcpus_[i]->Fd(), state->vcpus[i]));
+  for (size_t i = 0; i < vcpus_.size(); ++i) {
+    const VcpuFd& vcpu = vcpus_[i]->Fd();
+    if (state->tsc_khz != 0) VMFORK_CHECK(vcpu.SetTscKhz(state->tsc_khz));
+    VMFORK_CHECK(ResetVcpuState(vcpu, state->vcpus[i]));
+  }
   now_ = std::move(state);
   return {};
 }

@@ -37,6 +37,7 @@ struct ShellShape {
 struct CoreState {
   std::vector<VcpuState> vcpus;
   std::array<kvm_irqchip, 3> irqchips{};  // two PICs, one I/O APIC
+  uint32_t tsc_khz = 0;                   // of all vCPUs; 0: it cannot be set here
   VcpuStateFormat format;                 // names the MSRs that a guest can change
 };
 

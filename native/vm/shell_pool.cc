@@ -44,6 +44,11 @@ ShellPool::Rack& ShellPool::FindRack(const ShellShape& shape, std::list<Rack>& d
   return racks_.front();
 }
 
+ShellPool::Rack* ShellPool::RackOf(const std::shared_ptr<const ShellShape>& shape) {
+  const auto found = std::ranges::find(racks_, shape, &Rack::shape);
+  return found == racks_.end() ? nullptr : &*found;
+}
+
 ShellPool::Found ShellPool::Find(const ShellShape& shape) {
   std::list<Rack> dropped;
   std::unique_lock lock(mutex_);
@@ -75,8 +80,7 @@ void ShellPool::Give(std::unique_ptr<Shell> shell) {
   // Not worth the work when there is no room; a shell that could not be recycled is closed as well.
   const std::shared_ptr<const CoreState> state = StateFor(*shell);
   if (state == nullptr || !shell->Recycle(state)) return;
-  const std::unique_ptr<Shell> rest = Store(std::move(shell));
-  if (rest != nullptr) return;
+  if (Store(std::move(shell)) != nullptr) return;
   std::lock_guard lock(mutex_);
   ++counts_.reused;
 }
@@ -101,33 +105,30 @@ ShellPool::Counts ShellPool::Count() const {
   return counts_;
 }
 
-std::shared_ptr<const CoreState> ShellPool::StateFor(const Shell& shell) const {
+std::shared_ptr<const CoreState> ShellPool::StateFor(const Shell& shell) {
   std::lock_guard lock(mutex_);
   if (counts_.ready >= limits_.kept || closing_) return nullptr;
-  for (const Rack& rack : racks_)
-    if (rack.shape == shell.Shape()) return rack.rest != nullptr ? rack.rest : shell.Fresh();
-  return nullptr;
+  const Rack* rack = RackOf(shell.Shape());
+  if (rack == nullptr) return nullptr;
+  return rack->rest != nullptr ? rack->rest : shell.Fresh();
 }
 
 void ShellPool::Expect(const Shell& shell, const MachineState& state) {
   std::lock_guard lock(mutex_);
-  for (Rack& rack : racks_) {
-    if (rack.shape != shell.Shape() || rack.expected == &state) continue;
-    rack.rest = std::make_shared<const CoreState>(StateAtRest(state, *shell.Fresh()));
-    rack.expected = &state;
-  }
+  Rack* rack = RackOf(shell.Shape());
+  if (rack == nullptr || rack->expected == &state) return;
+  rack->rest = std::make_shared<const CoreState>(StateAtRest(state, *shell.Fresh()));
+  rack->expected = &state;
 }
 
 std::unique_ptr<Shell> ShellPool::Store(std::unique_ptr<Shell> shell) {
   std::lock_guard lock(mutex_);
   if (counts_.ready >= limits_.kept || closing_) return shell;
-  for (Rack& rack : racks_) {
-    if (rack.shape != shell->Shape()) continue;
-    rack.shells.push_back(std::move(shell));
-    ++counts_.ready;
-    return nullptr;
-  }
-  return shell;  // its shape went out of use meanwhile
+  Rack* rack = RackOf(shell->Shape());
+  if (rack == nullptr) return shell;
+  rack->shells.push_back(std::move(shell));
+  ++counts_.ready;
+  return nullptr;
 }
 
 Result<std::unique_ptr<Shell>> ShellPool::BuildOne(std::shared_ptr<const ShellShape> shape,
@@ -135,14 +136,12 @@ Result<std::unique_ptr<Shell>> ShellPool::BuildOne(std::shared_ptr<const ShellSh
   std::shared_ptr<const CoreState> fresh;
   {
     std::lock_guard lock(mutex_);
-    for (const Rack& rack : racks_)
-      if (rack.shape == shape) fresh = rack.fresh;
+    if (const Rack* rack = RackOf(shape)) fresh = rack->fresh;
   }
   VMFORK_TRY(shell, Shell::Build(engine_, std::move(shape), std::move(fresh), clock));
   std::lock_guard lock(mutex_);
   ++counts_.built;
-  for (Rack& rack : racks_)
-    if (rack.shape == shell->Shape()) rack.fresh = shell->Fresh();
+  if (Rack* rack = RackOf(shell->Shape())) rack->fresh = shell->Fresh();
   return shell;
 }
 

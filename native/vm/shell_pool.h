@@ -55,8 +55,10 @@ class ShellPool {
   };
   // Makes it when it is not there; what that pushes out is for the caller to let go of.
   Rack& FindRack(const ShellShape& shape, std::list<Rack>& dropped);
+  // Null: the shape went out of use. The lock must be held.
+  Rack* RackOf(const std::shared_ptr<const ShellShape>& shape);
   // What a shell that comes back is to hold; null when there is no room for it.
-  std::shared_ptr<const CoreState> StateFor(const Shell& shell) const;
+  std::shared_ptr<const CoreState> StateFor(const Shell& shell);
   struct Found {
     std::unique_ptr<Shell> shell;
     std::shared_ptr<const ShellShape> shape;

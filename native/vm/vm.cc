@@ -138,7 +138,7 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   VMFORK_TRY(made, MakeMachine(std::move(shell), std::move(config), snapshot.GetImage(),
                                state.cpuid, options.console_bytes, clock));
   Machine& machine = *made.machine;
-  VMFORK_CHECK(machine.WriteState(*engine_, state, clock));
+  VMFORK_CHECK(machine.WriteState(state, clock));
   // A guest that had not dialled the control port when it was frozen has no channel to continue.
   auto control = machine.Vsock().AttachControl();
   if (control) {
