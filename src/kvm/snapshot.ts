@@ -146,9 +146,7 @@ export class Snapshot {
     checkOptions('fork', FORK_OPTIONS, options);
     const plans = this.#plans(options);
     return this.#inScope(options, async (within) => {
-      const { onBudget, budgetTimeoutMs: timeoutMs, signal } = within;
-      const { budget } = this.#engine;
-      const charges = await budget.admit(plans.length, { onBudget, timeoutMs, signal });
+      const charges = await this.#admit(plans.length, within);
       const forks = plans.map((plan, index) =>
         this.#forkAdmitted({ ...plan, options: within }, charges[index] as Charge),
       );
@@ -173,8 +171,7 @@ export class Snapshot {
     checkValue('count', CLONE_COUNT, options.count);
     return this.#plans(options).map((plan) =>
       this.#inScope(options, async (within) => {
-        const { onBudget, budgetTimeoutMs: timeoutMs, signal } = within;
-        const [charge] = await this.#engine.budget.admit(1, { onBudget, timeoutMs, signal });
+        const [charge] = await this.#admit(1, within);
         return this.#forkAdmitted({ ...plan, options: within }, charge as Charge);
       }),
     );
@@ -288,6 +285,10 @@ export class Snapshot {
     scope.assertOpen();
     const { signal, unlink } = linkSignals(options.signal, scope.signal);
     return scope.track(work({ ...options, signal, scope }).finally(unlink));
+  }
+
+  #admit(count: number, { onBudget, budgetTimeoutMs, signal }: ForkOptions): Promise<Charge[]> {
+    return this.#engine.budget.admit(count, { onBudget, timeoutMs: budgetTimeoutMs, signal });
   }
 
   async #forkAdmitted(plan: ForkPlan, charge: Charge): Promise<Clone> {
