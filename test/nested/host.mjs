@@ -25,9 +25,10 @@ export class HostDied extends Failure {}
 
 /**
  * Makes the files that every boot of the host shares and calls `use` with a function that boots one:
- * run({ argv, env, resultDir, timeoutMs, onOutput }) runs `argv` in /project of a fresh host, unpacks what it
- * leaves in /result into `resultDir` and resolves to its exit code. It rejects with HostDied when the host's
- * kernel panics or does not come to an end in time, with a Failure when QEMU does not run.
+ * run({ argv, env, resultDir, timeoutMs, silenceMs, onOutput }) runs `argv` in /project of a fresh host, unpacks what
+ * it leaves in /result into `resultDir` and resolves to its exit code. It rejects with HostDied when the host's kernel
+ * panics, does not come to an end in time or (where `silenceMs` is given) puts nothing out for so long, with a Failure
+ * when QEMU does not run.
  */
 export async function withNestedHost(guestFiles, use) {
   const work = mkdtempSync(join(tmpdir(), 'vmfork-nested-'));
@@ -42,7 +43,7 @@ export async function withNestedHost(guestFiles, use) {
     };
     await makeProjectImage(shared.project, guestFiles);
     let boots = 0;
-    return await use(async ({ argv, env = {}, resultDir, timeoutMs, onOutput }) => {
+    return await use(async ({ argv, env = {}, resultDir, ...watch }) => {
       const own = join(work, String(boots++));
       mkdirSync(own);
       const files = {
@@ -54,7 +55,7 @@ export async function withNestedHost(guestFiles, use) {
       writeFileSync(files.initrd, makeInitramfs(kernel, shellCommand(argv, env)));
       writeFileSync(files.result, '');
       truncateSync(files.result, resultDiskBytes);
-      await boot(files, timeoutMs, onOutput);
+      await boot(files, watch);
       return await unpackResult(files, resultDir);
     });
   } finally {
@@ -95,22 +96,29 @@ function qemuArguments(files) {
 }
 
 /** Runs QEMU until the nested host powers off. It is told to die with us. */
-function boot(files, timeoutMs, onOutput) {
+function boot(files, { timeoutMs, silenceMs, onOutput }) {
   return new Promise((resolve, reject) => {
     const args = ['--pdeathsig', 'KILL', 'qemu-system-x86_64', ...qemuArguments(files)];
     const qemu = spawn('setpriv', args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    const timer = setTimeout(() => {
-      qemu.kill('SIGKILL');
-      fail(`the nested host did not finish within ${timeoutMs / 1000} s`, HostDied);
-    }, timeoutMs);
     const errors = [];
     const fail = (what, Kind = Failure) =>
       reject(new Kind(`${what}\n${errors.join('')}${tail(files.console)}`));
-    qemu.stdout.on('data', onOutput);
+    const endAfter = (limitMs, what) =>
+      setTimeout(() => {
+        qemu.kill('SIGKILL');
+        fail(`the nested host ${what} ${limitMs / 1000} s`, HostDied);
+      }, limitMs);
+    const timer = endAfter(timeoutMs, 'did not finish within');
+    const silence = silenceMs && endAfter(silenceMs, 'put nothing out for');
+    qemu.stdout.on('data', (chunk) => {
+      silence?.refresh();
+      onOutput(chunk);
+    });
     qemu.stderr.on('data', (chunk) => errors.push(chunk));
     qemu.on('error', (error) => fail(`QEMU did not start: ${error.message}`));
     qemu.on('close', (code) => {
       clearTimeout(timer);
+      clearTimeout(silence);
       code === 0 ? resolve() : fail(`QEMU exited with ${code}`);
     });
   });

@@ -1,6 +1,7 @@
 // `npm run nested -- COMMAND…`: runs a command of this checkout inside the nested-SVM host.
 // Without a command: the kvm test suite; with files of it (`test/kvm/NAME.test.ts`): those.
 import { join } from 'node:path';
+import { buildTypeScript } from '../../scripts/build-ts.mjs';
 import { root } from '../../scripts/lib/project.mjs';
 import { main } from '../../scripts/lib/run.mjs';
 import { buildTestPrograms } from '../kvm/programs/build.mjs';
@@ -13,6 +14,7 @@ const write = (chunk) => process.stderr.write(chunk);
 
 async function withPreparedHost(use) {
   buildTestPrograms(); // There is no compiler inside.
+  await buildTypeScript(); // The tests there load dist/.
   const { guestFiles } = await guestArtefacts();
   return withNestedHost(guestFiles, use);
 }

@@ -1,7 +1,7 @@
-// The kvm suite on the nested host: one boot of the host for each test file. QEMU 7.2's emulation of
-// nested SVM sometimes loses a processor's state on the way out of a guest, after minutes as a rule: the
+// The kvm suite on the nested host, several short test files for each boot of the host. QEMU 7.2's emulation
+// of nested SVM sometimes loses a processor's state on the way out of a guest, after minutes as a rule: the
 // host's kernel dies of it (a guest's registers at a host's address, a stack that grows without frames) or
-// stands still. Such an accident costs one file another boot; a test that fails is never run again.
+// stands still. Such an accident costs the files of one boot another one; a test that fails is never run again.
 import { readFileSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { listFiles } from '../../scripts/lib/files.mjs';
@@ -12,23 +12,38 @@ const { files: leftOut } = JSON.parse(
   readFileSync(join(import.meta.dirname, 'left-out.json'), 'utf8'),
 );
 const maxBoots = 3;
-const fileTimeoutMs = 5 * 60_000;
+const bootTimeoutMs = 8 * 60_000;
+// Longer than a test may take there (vitest.config.ts): a test that hangs is a failure, not an accident of the host.
+const silenceMs = 150_000;
+
+// Vitest takes 15 seconds to start there and a few for each file, most short ones of which take less.
+const filesPerBoot = 5;
+const longFiles = ['exec', 'fork', 'process'].map((name) => `test/kvm/${name}.test.ts`);
+
 const vitest = ['node', 'node_modules/vitest/vitest.mjs', 'run', '--project', 'kvm'];
 const reporters = [
-  '--reporter=default',
+  '--reporter=verbose', // A line for each test as it ends: a sign of life.
   '--reporter=json',
   '--outputFile.json=/result/report.json',
 ];
 
 /**
- * Runs every file of test/kvm (or those given); sums up as { passed, failed, skipped }. One after the other: two emulated
- * hosts beside each other were several times slower than one after the other, and met their time limits.
+ * Runs every file of test/kvm (or those given); sums up as { passed, failed, skipped }. One boot after the other: two
+ * emulated hosts beside each other were several times slower than one after the other, and met their time limits.
  */
 export async function runSuite(host, { resultDir, onOutput, files = suiteFiles() }) {
   const total = { passed: 0, failed: 0, skipped: 0 };
-  for (const file of files) {
-    const result = await runFile(host, file, { resultDir, onOutput });
-    for (const field of Object.keys(total)) total[field] += result[field];
+  const queue = shareBoots(files).map((shared) => ({ files: shared, boots: 1 }));
+  for (const { files: shared, boots } of queue) {
+    const result = await runOnce(host, shared, { resultDir, onOutput });
+    if (result) {
+      for (const field of Object.keys(total)) total[field] += result[field];
+    } else if (boots < maxBoots) {
+      console.error(`*** the emulated host was lost, boot ${boots} of ${maxBoots}: again ***`);
+      queue.push(...shared.map((file) => ({ files: [file], boots: boots + 1 })));
+    } else {
+      total.failed += shared.length;
+    }
   }
   return total;
 }
@@ -38,21 +53,28 @@ const suiteFiles = () =>
     (path) => !leftOut.includes(path),
   );
 
-async function runFile(host, file, { resultDir, onOutput }) {
-  const directory = join(resultDir, basename(file, '.test.ts'));
+/** Long files alone, the others in groups of about the same number. */
+function shareBoots(files) {
+  const short = files.filter((file) => !longFiles.includes(file));
+  const count = Math.ceil(short.length / filesPerBoot);
+  const groups = Array.from({ length: count }, (_, index) =>
+    short.filter((_file, position) => position % count === index),
+  );
+  return [...groups, ...files.filter((file) => longFiles.includes(file)).map((file) => [file])];
+}
+
+/** The totals of one boot; null when the emulated host was lost. */
+async function runOnce(host, files, { resultDir, onOutput }) {
+  const directory = join(resultDir, basename(files[0], '.test.ts'));
   const report = join(directory, 'report.json');
-  const argv = [...vitest, ...reporters, file];
-  for (let boots = 1; ; ++boots) {
-    rmSync(report, { force: true });
-    try {
-      const code = await host({ argv, resultDir: directory, timeoutMs: fileTimeoutMs, onOutput });
-      return readReport(report, code);
-    } catch (error) {
-      console.error(`*** ${file}: ${error.message}`);
-      if (!(error instanceof HostDied) || boots === maxBoots) {
-        return { passed: 0, failed: 1, skipped: 0 };
-      }
-      console.error(`*** the emulated host was lost, boot ${boots} of ${maxBoots}: again ***`);
-    }
+  rmSync(report, { force: true });
+  const argv = [...vitest, ...reporters, ...files];
+  const limits = { timeoutMs: bootTimeoutMs, silenceMs };
+  try {
+    const code = await host({ argv, resultDir: directory, ...limits, onOutput });
+    return readReport(report, code);
+  } catch (error) {
+    console.error(`*** ${files.join(' ')}: ${error.message}`);
+    return error instanceof HostDied ? null : { passed: 0, failed: files.length, skipped: 0 };
   }
 }
