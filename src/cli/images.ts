@@ -1,5 +1,6 @@
 // `vmfork pull | import | images | rmi | inspect`: the image store from the command line.
 
+import { removeWarmedExcept } from '../container/warmed.js';
 import type { StoredImage } from '../oci/image.js';
 import { ImageStore } from '../oci/store.js';
 import { EXIT } from './exit-codes.js';
@@ -61,16 +62,18 @@ export async function images({ json }: JsonOption): Promise<number> {
   return EXIT.ok;
 }
 
-/** Forgets images and frees what nothing refers to any more. */
+/** Forgets images and frees what nothing refers to any more, warmed snapshots included. */
 export async function rmi(references: readonly string[], { json }: JsonOption): Promise<number> {
   const store = await ImageStore.open();
   for (const reference of references) {
     await store.remove(reference);
     if (!json) note(`forgot ${reference}`);
   }
-  const garbage = await store.gc();
-  if (json) printJson({ removed: references, ...garbage });
-  else note(`freed ${formatBytes(garbage.freedBytes)}`);
+  const { removedBlobs, freedBytes } = await store.gc();
+  const left = new Set((await store.list()).map(({ digest }) => digest));
+  const allFreedBytes = freedBytes + (await removeWarmedExcept(left));
+  if (json) printJson({ removed: references, removedBlobs, freedBytes: allFreedBytes });
+  else note(`freed ${formatBytes(allFreedBytes)}`);
   return EXIT.ok;
 }
 

@@ -91,6 +91,11 @@ program
   .option('--privileged', 'all capabilities')
   .option('--cap-add <name>', 'add a capability; repeatable', collect)
   .option('--cap-drop <name>', 'take a capability away; repeatable', collect)
+  .addOption(
+    new Option('--no-warm', 'do not warm the image in the background for later runs').env(
+      'VMFORK_NO_WARM',
+    ),
+  )
   .addOption(new Option(JSON_OPTION, 'print the result as one JSON document').conflicts('tty'))
   .addHelpText('after', EXIT_HELP)
   .action((image: string, argv: string[], options: RunCliOptions) =>

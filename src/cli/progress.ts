@@ -1,9 +1,12 @@
 // Progress of images on their way in: a bar for each layer on a terminal, a line for each step elsewhere.
 
-import { MultiBar, type SingleBar } from 'cli-progress';
+import { createRequire } from 'node:module';
+import type { MultiBar, SingleBar } from 'cli-progress';
 import type { ImageProgress } from '../oci/progress.js';
 import { formatBytes, note, shortDigest } from './output.js';
 
+// Loaded by the first bar; most commands show none.
+const load = createRequire(import.meta.url);
 const FORMAT = '{what}  {bar}  {done} of {all}';
 
 interface Progress {
@@ -27,14 +30,8 @@ export async function withProgress<T>(
 }
 
 class Bars implements Progress {
-  readonly #multi = new MultiBar({
-    format: FORMAT,
-    stream: process.stderr,
-    barCompleteChar: '█',
-    barIncompleteChar: '░',
-    hideCursor: true,
-  });
   readonly #bars = new Map<string, SingleBar>();
+  #multi: MultiBar | undefined;
 
   report({ phase, digest, doneBytes, totalBytes }: ImageProgress): void {
     if (digest === undefined) return;
@@ -45,11 +42,23 @@ class Bars implements Progress {
     };
     const bar = this.#bars.get(digest);
     if (bar) bar.update(doneBytes, payload);
-    else this.#bars.set(digest, this.#multi.create(totalBytes, doneBytes, payload));
+    else this.#bars.set(digest, this.#begin().create(totalBytes, doneBytes, payload));
   }
 
   stop(): void {
-    this.#multi.stop();
+    this.#multi?.stop();
+  }
+
+  #begin(): MultiBar {
+    const { MultiBar } = load('cli-progress') as typeof import('cli-progress');
+    this.#multi ??= new MultiBar({
+      format: FORMAT,
+      stream: process.stderr,
+      barCompleteChar: '█',
+      barIncompleteChar: '░',
+      hideCursor: true,
+    });
+    return this.#multi;
   }
 }
 

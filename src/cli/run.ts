@@ -1,7 +1,7 @@
 // `vmfork run IMAGE [CMD…]`: a container in a machine of its own, as `docker run --rm` would run it.
 
 import type { StartOptions } from '../container/runtime.js';
-import { findWarmed } from '../container/warmed.js';
+import { findWarmed, type MachineShape } from '../container/warmed.js';
 import type { Clone } from '../kvm/clone.js';
 import type { Engine } from '../kvm/engine.js';
 import type { Snapshot } from '../kvm/snapshot.js';
@@ -13,6 +13,7 @@ import { reportFailure } from './failure.js';
 import { note, printJson } from './output.js';
 import { withProgress } from './progress.js';
 import { attachTerminal, connectStreams, terminalSize } from './terminal.js';
+import { warmLater } from './warm.js';
 
 /** Options of the command line. */
 export interface RunCliOptions {
@@ -34,6 +35,14 @@ export interface RunCliOptions {
   capDrop?: string[];
   /** Scratch disk instead of memory, MiB. */
   disk?: number;
+  /** Whether to warm the image for later runs when it is not. */
+  warm?: boolean;
+}
+
+/** A machine to run in, and whether it is a fork of the warmed image. */
+interface ReadyMachine {
+  clone: Clone;
+  warmed: boolean;
 }
 
 // As the docker command line: whoever asks a third time does not want to wait any more.
@@ -46,18 +55,30 @@ export async function run(
   options: RunCliOptions,
 ): Promise<number> {
   try {
-    return await withEngine(async (engine, intercept) => {
+    let cold: StoredImage | undefined;
+    const exitCode = await withEngine(async (engine, intercept) => {
       await ensureGuest();
       const image = await imageFor(reference, options);
-      await using clone = await machineFor(engine, image, options);
+      const machine = await machineFor(engine, image, options);
+      await using clone = machine.clone;
+      if (!machine.warmed) cold = image;
       return options.json
-        ? await runForJson(clone, argv, options)
+        ? await runForJson(machine, argv, options)
         : await runAttached(clone, argv, options, intercept);
     });
+    if (cold && options.warm !== false && options.disk === undefined) {
+      await warmLater(cold, shapeOf(options));
+    }
+    return exitCode;
   } catch (error) {
     return reportFailure(error, options);
   }
 }
+
+const shapeOf = ({ memory, cpus }: RunCliOptions): MachineShape => ({
+  memoryMiB: memory,
+  vcpus: cpus,
+});
 
 async function imageFor(reference: string, { json }: RunCliOptions): Promise<StoredImage> {
   const store = await ImageStore.open();
@@ -68,13 +89,14 @@ async function imageFor(reference: string, { json }: RunCliOptions): Promise<Sto
 async function machineFor(
   engine: Engine,
   image: StoredImage,
-  { memory, cpus, disk }: RunCliOptions,
-): Promise<Clone> {
-  const shape = { memoryMiB: memory, vcpus: cpus };
+  options: RunCliOptions,
+): Promise<ReadyMachine> {
+  const shape = shapeOf(options);
+  const { disk } = options;
   const warmed = disk === undefined ? await findWarmed(engine, image, shape) : null;
   if (warmed) {
     await using snapshot = warmed;
-    return await snapshot.fork();
+    return { clone: await snapshot.fork(), warmed: true };
   }
   const [rootfs, { snapshot }] = await Promise.all([
     prepareRootfs(image),
@@ -84,7 +106,7 @@ async function machineFor(
   const clone = await base.fork();
   try {
     await clone.attach(rootfs, disk === undefined ? {} : { writable: { diskMiB: disk } });
-    return clone;
+    return { clone, warmed: false };
   } catch (error) {
     await clone.destroy();
     throw error;
@@ -92,14 +114,14 @@ async function machineFor(
 }
 
 async function runForJson(
-  clone: Clone,
+  { clone, warmed }: ReadyMachine,
   argv: readonly string[],
   options: RunCliOptions,
 ): Promise<number> {
   const stdin = options.interactive ? process.stdin : undefined;
   const result = await clone.run({ ...containerOptions(argv, options), stdin });
   process.stdin.destroy();
-  printJson({ ...result, machine: clone.identity, timings: clone.timings() });
+  printJson({ ...result, warmed, machine: clone.identity, timings: clone.timings() });
   return result.exitCode;
 }
 

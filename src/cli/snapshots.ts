@@ -40,8 +40,8 @@ export async function listSnapshots({ json }: JsonOption): Promise<number> {
   if (json) printJson(entries);
   else if (entries.length === 0) note('none yet; `vmfork snapshot create IMAGE` makes one');
   else {
-    const head = ['ID', 'IMAGE', 'MEMORY', 'CPUS', 'CREATED', 'SIZE'];
-    printLines(formatTable([head, ...entries.map(row)], [2, 3, 5]));
+    const head = ['ID', 'IMAGE', 'MEMORY', 'CPUS', 'MADE BY', 'CREATED', 'SIZE'];
+    printLines(formatTable([head, ...entries.map(row)], [2, 3, 6]));
   }
   return EXIT.ok;
 }
@@ -59,7 +59,9 @@ export async function removeSnapshots(
   return EXIT.ok;
 }
 
-function row({ id, reference, memoryMiB, vcpus, createdAt, storedBytes }: WarmedEntry): string[] {
-  const name = parseReference(reference).familiar();
-  return [id, name, `${memoryMiB} MiB`, `${vcpus}`, createdAt, formatBytes(storedBytes)];
+function row(entry: WarmedEntry): string[] {
+  const { id, memoryMiB, vcpus, automatic, createdAt } = entry;
+  const name = parseReference(entry.reference).familiar();
+  const size = formatBytes(entry.storedBytes);
+  return [id, name, `${memoryMiB} MiB`, `${vcpus}`, automatic ? 'run' : 'create', createdAt, size];
 }

@@ -1,14 +1,15 @@
 // Snapshots with an image attached and warm, kept on disk: what `vmfork snapshot create` makes and `vmfork run` forks.
 
 import { createHash } from 'node:crypto';
-import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { VmforkError } from '../errors.js';
 import type { Engine } from '../kvm/engine.js';
 import { cacheDirectory } from '../kvm/guest.js';
+import { discard, publish, removeAbandoned, tryLoad } from '../kvm/saved-cache.js';
 import { Snapshot } from '../kvm/snapshot.js';
-import { entryNames, publish, tryLoad } from '../kvm/template-cache.js';
+import { entryNames } from '../kvm/template-cache.js';
 import type { StoredImage } from '../oci/image.js';
 import { prepareRootfs } from '../oci/prepare.js';
 
@@ -30,14 +31,21 @@ export interface WarmedEntry {
   readonly digest: string;
   readonly memoryMiB: number;
   readonly vcpus: number;
+  /** Made by `vmfork run` for its next runs, and removed again when room is wanted. */
+  readonly automatic: boolean;
+  /** Library, guest and host that it was made with, as a hash: for others it is of no use. */
+  readonly environment: string;
   /** ISO 8601. */
   readonly createdAt: string;
+  /** ISO 8601. */
+  readonly lastUsedAt: string;
   /** What it takes on disk, bytes. */
   readonly storedBytes: number;
 }
 
 const FACTS = 'warmed.json';
 const ID_DIGITS = 16;
+const ID = /^[0-9a-f]{16}$/;
 const SECTOR_BYTES = 512;
 const DEFAULT_SHAPE = { memoryMiB: 128, vcpus: 1 };
 const facts = v.object({
@@ -45,10 +53,13 @@ const facts = v.object({
   digest: v.string(),
   memoryMiB: v.number(),
   vcpus: v.number(),
+  automatic: v.boolean(),
+  environment: v.string(),
   createdAt: v.string(),
 });
 
-const folder = () => join(cacheDirectory(), 'snapshots');
+/** Where they are kept. */
+export const warmedFolder = () => join(cacheDirectory(), 'snapshots');
 
 /** The warmed snapshot of an image for machines of this size, null when there is none that fits this host and version. */
 export async function findWarmed(
@@ -56,7 +67,10 @@ export async function findWarmed(
   image: StoredImage,
   shape: MachineShape,
 ): Promise<Snapshot | null> {
-  return tryLoad(join(folder(), await entryId(image, shape)), engine);
+  const directory = join(warmedFolder(), await warmedId(image, shape));
+  const found = await tryLoad(directory, engine);
+  if (found) await markUsed(directory);
+  return found;
 }
 
 /**
@@ -67,6 +81,7 @@ export async function createWarmed(
   engine: Engine,
   image: StoredImage,
   shape: MachineShape,
+  automatic = false,
 ): Promise<WarmedEntry> {
   const rootfs = await prepareRootfs(image);
   await using base = await Snapshot.cached({ engine, ...shape });
@@ -77,25 +92,28 @@ export async function createWarmed(
     .run({ argv: ['true'], entrypoint: [], keep: true })
     .catch((error) => unlessNotStarted(error));
   await using snapshot = await machine.snapshot();
-  const id = await entryId(image, shape);
+  const id = await warmedId(image, shape);
   const entry = {
     reference: image.reference.toString(),
     digest: image.digest,
     ...DEFAULT_SHAPE,
     ...Object.fromEntries(Object.entries(shape).filter(([, value]) => value !== undefined)),
+    automatic,
+    environment: await environment(),
     createdAt: new Date().toISOString(),
   };
-  await mkdir(folder(), { recursive: true });
-  await rm(join(folder(), id), { recursive: true, force: true });
-  await publish(snapshot, folder(), join(folder(), id), (directory) =>
-    writeFile(join(directory, FACTS), JSON.stringify(entry)),
-  );
+  const directory = join(warmedFolder(), id);
+  await mkdir(warmedFolder(), { recursive: true });
+  await removeAbandoned(warmedFolder());
+  await discard(directory);
+  await publish(snapshot, directory, (work) => writeFile(join(work, FACTS), JSON.stringify(entry)));
   return describe(id);
 }
 
 /** All of them, also those that no longer fit. */
 export async function listWarmed(): Promise<WarmedEntry[]> {
-  const ids = await readdir(folder()).catch(() => []);
+  const names = await readdir(warmedFolder()).catch(() => []);
+  const ids = names.filter((name) => ID.test(name));
   const entries = await Promise.all(ids.map((id) => describe(id).catch(() => null)));
   return entries.filter((entry) => entry !== null);
 }
@@ -104,22 +122,47 @@ export async function listWarmed(): Promise<WarmedEntry[]> {
 export async function removeWarmed(id: string): Promise<void> {
   const known = (await listWarmed()).some((entry) => entry.id === id);
   if (!known) throw new VmforkError('VMF_IMAGE_NOT_FOUND', `no warmed snapshot ${id}`);
-  await rm(join(folder(), id), { recursive: true, force: true });
+  await discard(join(warmedFolder(), id));
 }
 
-async function entryId(image: StoredImage, shape: MachineShape): Promise<string> {
+/** Removes those of images that are not among these, by digest. Returns the bytes that they took. */
+export async function removeWarmedExcept(digests: ReadonlySet<string>): Promise<number> {
+  let freedBytes = 0;
+  for (const { id, digest, storedBytes } of await listWarmed()) {
+    if (digests.has(digest)) continue;
+    await discard(join(warmedFolder(), id));
+    freedBytes += storedBytes;
+  }
+  return freedBytes;
+}
+
+/** Names the snapshot of an image for machines of this size on this host with this version. */
+export async function warmedId(image: StoredImage, shape: MachineShape): Promise<string> {
   const { family, member } = await entryNames(shape);
   const key = [image.digest, family, member].join('\n');
   return createHash('sha256').update(key).digest('hex').slice(0, ID_DIGITS);
 }
 
+/** What all of them were made with that can still be used: library, guest and host, as a hash. */
+export async function environment(): Promise<string> {
+  return (await entryNames({})).member;
+}
+
+/** When it was forked last; no more than what is removed first depends on it. */
+async function markUsed(directory: string): Promise<void> {
+  const now = new Date();
+  await utimes(join(directory, FACTS), now, now).catch(() => {}); // A cache that cannot be written to is as good.
+}
+
 async function describe(id: string): Promise<WarmedEntry> {
-  const directory = join(folder(), id);
-  const known = v.parse(facts, JSON.parse(await readFile(join(directory, FACTS), 'utf8')));
+  const directory = join(warmedFolder(), id);
+  const path = join(directory, FACTS);
+  const known = v.parse(facts, JSON.parse(await readFile(path, 'utf8')));
   const files = await readdir(directory);
   const sizes = await Promise.all(files.map((name) => stat(join(directory, name))));
   const storedBytes = sizes.reduce((sum, { blocks }) => sum + blocks * SECTOR_BYTES, 0);
-  return { id, ...known, storedBytes };
+  const { mtime } = await stat(path);
+  return { id, ...known, lastUsedAt: mtime.toISOString(), storedBytes };
 }
 
 function unlessNotStarted(error: unknown): void {

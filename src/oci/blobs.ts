@@ -19,9 +19,9 @@ import {
   stat,
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { isOwnerAlive, ownedName, suffixOf } from '../owner.js';
 import { checkDigest, isDigest, splitDigest } from './digest.js';
 import { hasErrno, storing, unlessMissing } from './failure.js';
-import { isOwnerAlive, ownedName, suffixOf } from './owner.js';
 
 const FOLDERS = ['blobs/sha256', 'blobs/sha512', 'temp', 'partial', 'leases', 'sweeps', 'refs'];
 const PRIVATE = 0o700;

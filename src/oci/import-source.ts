@@ -5,6 +5,7 @@ import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { VmforkError } from '../errors.js';
+import { ownedName } from '../owner.js';
 import { throwIfAborted } from '../waiting.js';
 import { type FileSpan, readSpan, readWhole, TarArchive } from './archive.js';
 import type { BlobStore } from './blobs.js';
@@ -12,7 +13,6 @@ import { hasErrno, storing } from './failure.js';
 import { unpack } from './layer-stream.js';
 import { MAX_DOCUMENT_BYTES, MAX_LAYER_BYTES } from './limits.js';
 import type { Compression } from './media-types.js';
-import { ownedName } from './owner.js';
 
 /** A file to import from. It must be closed. */
 export interface SourceFile {

@@ -8,10 +8,10 @@ import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
+import { ownedName } from '../owner.js';
 import { throwIfAborted } from '../waiting.js';
 import type { BlobStore } from './blobs.js';
 import { storing, unlessMissing } from './failure.js';
-import { ownedName } from './owner.js';
 import { check, parseJson } from './schemas.js';
 
 const SWEEP_POLL_MS = 20;

@@ -25,7 +25,7 @@ export interface PullJob {
   readonly auth: Credentials | null | undefined;
   readonly insecure: boolean;
   readonly concurrency: number;
-  readonly retry: RetryPolicy | undefined;
+  readonly retry: Partial<RetryPolicy> | undefined;
   readonly signal: AbortSignal | undefined;
   readonly onProgress: OnProgress | undefined;
 }

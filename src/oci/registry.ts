@@ -26,7 +26,7 @@ export interface RegistryOptions {
   readonly insecure: boolean;
   readonly findCredentials: () => Promise<Credentials | undefined>;
   readonly signal?: AbortSignal | undefined;
-  readonly retry?: RetryPolicy | undefined;
+  readonly retry?: Partial<RetryPolicy> | undefined;
 }
 
 /** A manifest or index as it came. */
@@ -51,7 +51,7 @@ export class RegistryClient {
     this.#host = registry === HUB ? HUB_HOST : registry;
     const { hostname } = new URL(`https://${this.#host}`);
     this.#mayBePlain = insecure || isLoopback(hostname);
-    this.retry = retry ?? DEFAULT_RETRY;
+    this.retry = { ...DEFAULT_RETRY, ...retry };
     this.#http = new HttpClient(this.retry, this.#mayBePlain ? hostname : undefined);
     this.#authorizer = new Authorizer(this.#http, findCredentials);
     this.#signal = signal;

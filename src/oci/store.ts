@@ -13,12 +13,10 @@ import type { Credentials } from './credentials.js';
 import { isDigest } from './digest.js';
 import { storing } from './failure.js';
 import { collectGarbage, type Garbage } from './garbage.js';
-import { DEFAULT_RETRY, type RetryPolicy } from './http.js';
+import type { RetryPolicy } from './http.js';
 import { type ImageParts, StoredImage } from './image.js';
-import { importImage } from './import.js';
 import { isCompatible, parsePlatform } from './platform.js';
 import type { OnProgress } from './progress.js';
-import { pullImage } from './pull.js';
 import { ImageReference, parseReference } from './reference.js';
 import { type RefRecord, RefStore } from './refs.js';
 import { check, type Manifest, parseImageConfig, parseJson, parseManifest } from './schemas.js';
@@ -139,10 +137,12 @@ export class ImageStore {
       auth: options.auth,
       insecure: options.insecure ?? false,
       concurrency: options.concurrency ?? DEFAULT_CONCURRENCY,
-      retry: { ...DEFAULT_RETRY, ...options.retry },
+      retry: options.retry,
       signal: options.signal,
       onProgress: options.onProgress,
     };
+    // Loaded when it is wanted: an HTTP client takes longer to load than a stored image to run.
+    const { pullImage } = await import('./pull.js');
     const parts = await pullImage(this.#blobs, this.#downloads, job, (image) => this.#name(image));
     return new StoredImage(this.#blobs, parts);
   }
@@ -163,6 +163,7 @@ export class ImageStore {
       signal: options.signal,
       onProgress: options.onProgress,
     };
+    const { importImage } = await import('./import.js');
     const parts = await importImage(this.#blobs, job, (image) => this.#name(image));
     return new StoredImage(this.#blobs, parts);
   }

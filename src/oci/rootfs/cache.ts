@@ -5,8 +5,8 @@ import { createHash } from 'node:crypto';
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { VmforkError } from '../../errors.js';
+import { isOwnerAlive, ownedName } from '../../owner.js';
 import { hasErrno } from '../failure.js';
-import { isOwnerAlive, ownedName } from '../owner.js';
 import { type BuildRootfsOptions, buildRootfs, type RootfsInfo, WRITER_VERSION } from './build.js';
 import { systemFailure } from './system-failure.js';
 
