@@ -1,9 +1,11 @@
 // Kernel loaders with hostile files, the processor table, the serial port.
 #include <elf.h>
+#include <sys/mman.h>
 
 #include <cstring>
 #include <numeric>
 
+#include "base/mapping.h"
 #include "boot/boot_params.h"
 #include "boot/kernel_image.h"
 #include "devices/serial.h"
@@ -14,8 +16,10 @@ namespace vmfork {
 namespace {
 
 struct TestMemory {
-  std::vector<std::byte> bytes = std::vector<std::byte>(64 << 20);
-  GuestMemory memory{{{Gpa{0}, bytes.size(), bytes.data()}}};
+  // Mapped, so that a guest costs the pages it touches: hundreds of them come and go.
+  Mapping bytes =
+      *Mapping::Map(64 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  GuestMemory memory{{{Gpa{0}, bytes.Size(), bytes.Data()}}};
 };
 
 struct TestElf {
@@ -59,7 +63,7 @@ TEST(ElfSegmentLandsAtItsPhysicalAddress) {
   EXPECT_TRUE(kernel.has_value());
   EXPECT_EQ(kernel->entry.value, 0x1000000u);
   EXPECT_EQ(kernel->end, 0x1001000u);
-  EXPECT_EQ(std::to_integer<int>(guest.bytes[0x1000000]), 0x5a);
+  EXPECT_EQ(std::to_integer<int>(guest.bytes.Data()[0x1000000]), 0x5a);
 }
 
 TEST(NoKernelIsRefused) {
@@ -142,11 +146,12 @@ TEST(ProcessorTableSumsToZero) {
   EXPECT_TRUE(WriteMpTable(guest.memory, 4).has_value());
   auto sum = [&guest](uint64_t start, size_t size) {
     unsigned total = 0;
-    for (size_t i = 0; i < size; ++i) total += std::to_integer<unsigned>(guest.bytes[start + i]);
+    for (size_t i = 0; i < size; ++i)
+      total += std::to_integer<unsigned>(guest.bytes.Data()[start + i]);
     return total & 0xff;
   };
   uint16_t length = 0;
-  std::memcpy(&length, guest.bytes.data() + layout::kMpTable.value + 16 + 4, sizeof length);
+  std::memcpy(&length, guest.bytes.Data() + layout::kMpTable.value + 16 + 4, sizeof length);
   EXPECT_EQ(sum(layout::kMpTable.value, 16), 0u);
   EXPECT_EQ(sum(layout::kMpTable.value + 16, length), 0u);
   EXPECT_TRUE(16 + length <= 1024);

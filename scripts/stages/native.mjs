@@ -1,5 +1,6 @@
 // Test stages in C and C++: the core's tests plain and under sanitizers, the agent's tests, the fuzzers.
 import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { basename, join } from 'node:path';
 import { buildPreset } from '../cmake.mjs';
 import { listFiles } from '../lib/files.mjs';
@@ -18,28 +19,46 @@ const sanitizerEnv = {
 // Tests that start threads; the others would only be the same run again.
 const threaded = /std::thread|std::atomic|base\/thread\.h|EventLoop|WorkerPool|Vcpu|vm\//;
 
+const isTest = (path) => path.endsWith('_test.cc');
+const isFuzzer = (path) => path.endsWith('_fuzz.cc');
+
 /** { passed, failed, skipped } over all native test executables in all builds. */
 export async function native() {
   const total = { passed: 0, failed: 0, skipped: 0 };
-  for (const preset of ['plain', 'asan', 'tsan']) {
-    await step(`native: build ${preset}`, () => buildPreset(preset));
-    await step(`native: tests ${preset}`, () => runTests(preset, total));
-  }
-  await step('native: agent tests', () => runAgentTests(total));
+  const presets = ['plain', 'asan', 'tsan'];
+  for (const preset of presets) await step(`native: build ${preset}`, () => buildPreset(preset));
+  await step('native: tests', async () => {
+    const tests = (await Promise.all(presets.map(testsOf))).flat();
+    // The agent's tests mostly wait.
+    await Promise.all([inLanes(tests, (test) => runTest(test, total)), runAgentTests(total)]);
+    return `${total.passed} passed, ${total.failed} failed`;
+  });
   return total;
 }
 
-async function runTests(preset, total) {
-  const before = { ...total };
-  const isTest = (path) => path.endsWith('_test.cc');
+/** The tests to run in one build, as { preset, name }. */
+async function testsOf(preset) {
+  const tests = [];
   for (const path of listFiles('native/tests', isTest)) {
     if (preset === 'tsan' && !(await usesThreads(path))) continue;
-    const name = basename(path, '.cc');
-    const executable = join(root, 'build', preset, name);
-    const result = await run(executable, [], { env: sanitizerEnv, timeoutMs: 120_000 });
-    count(name, result, total);
+    tests.push({ preset, name: basename(path, '.cc') });
   }
-  return `${total.passed - before.passed} passed, ${total.failed - before.failed} failed`;
+  return tests;
+}
+
+/** Works on all items, on as many at a time as there are processors. */
+async function inLanes(items, work) {
+  const queue = [...items];
+  const lane = async () => {
+    for (let next = queue.shift(); next; next = queue.shift()) await work(next);
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, lane));
+}
+
+async function runTest({ preset, name }, total) {
+  const executable = join(root, 'build', preset, name);
+  const result = await run(executable, [], { env: sanitizerEnv, timeoutMs: 120_000 });
+  count(`${preset}/${name}`, result, total);
 }
 
 const usesThreads = async (path) => (await run('grep', ['-Eq', threaded.source, path])).code === 0;
@@ -64,7 +83,7 @@ function count(name, { code, output }, total) {
 export async function fuzz() {
   const total = { passed: 0, failed: 0, skipped: 0 };
   await step('fuzz: build', () => buildPreset('fuzz'));
-  for (const path of listFiles('native/fuzz', (file) => file.endsWith('_fuzz.cc'))) {
+  await inLanes(listFiles('native/fuzz', isFuzzer), async (path) => {
     const name = basename(path, '.cc');
     await step(`fuzz: ${name}`, () => fuzzOne(name)).then(
       () => total.passed++,
@@ -73,7 +92,7 @@ export async function fuzz() {
         total.failed++;
       },
     );
-  }
+  });
   return total;
 }
 
