@@ -117,6 +117,8 @@ export interface NativeVm {
    * attached since are gone, and `takeControlFd()` gives the new control channel. Resolves with the stages.
    */
   reset(options: NativeForkOptions): Promise<NativeStage[]>;
+  /** The same here and now; null, and nothing done, when that would block. */
+  tryReset(options: NativeForkOptions): NativeStage[] | null;
   /** A few thousand RIP samples of vCPU 0 for boot profiling (developer tool). */
   sampleRip(count: number, intervalUs: number): Promise<BigUint64Array>;
   /** Ends the VM; resolves when its threads are gone and its memory is unmapped. Idempotent. */

@@ -87,7 +87,7 @@ class Floor {
   }
 
   Result<double> Sample() {
-    VMFORK_CHECK(shell_->Recycle(rest_));
+    VMFORK_CHECK(shell_->Recycle({.cores = rest_, .image = {}, .written = {}}));
     shell_->Vcpus().front()->SetOwner(
         {.memory = &shell_->Memory(), .ports = &nothing_, .mmio = &nothing_, .on_end = [](Error) {
          }});

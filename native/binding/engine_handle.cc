@@ -75,6 +75,17 @@ Result<std::shared_ptr<VmRecord>> EngineHandle::TryFork(
   return record;
 }
 
+Result<bool> EngineHandle::TryReset(Vm& vm, const ForkOptions& options) {
+  {
+    std::lock_guard lock(mutex_);
+    if (closing_) return std::unexpected(EngineClosed());
+    ++jobs_;
+  }
+  auto reset = vm.TryReset(options);
+  EndJob();
+  return reset;
+}
+
 Result<std::shared_ptr<VmRecord>> EngineHandle::Adopt(const Newborn& newborn,
                                                       Result<std::shared_ptr<Vm>> vm) {
   if (!vm) {
@@ -102,7 +113,7 @@ Result<std::shared_ptr<Snapshot>> EngineHandle::Load(const std::string& director
 
 Result<void> EngineHandle::FillShells(const Snapshot& snapshot, size_t count) {
   return engine_->Shells().Fill(Machine::Shape(snapshot.State().config, snapshot.State().cpuid),
-                                count, &snapshot.State());
+                                count, &snapshot);
 }
 
 Result<ShellPool::Counts> EngineHandle::CountShells() {

@@ -75,6 +75,7 @@ void VmObject::Define(Napi::Env env) {
                               MethodOf<VmObject, &VmObject::OwnedRanges>("ownedRanges"),
                               MethodOf<VmObject, &VmObject::TouchedRanges>("touchedRanges"),
                               MethodOf<VmObject, &VmObject::Reset>("reset"),
+                              MethodOf<VmObject, &VmObject::TryReset>("tryReset"),
                               MethodOf<VmObject, &VmObject::SampleRip>("sampleRip"),
                               MethodOf<VmObject, &VmObject::Destroy>("destroy")});
 }
@@ -205,6 +206,14 @@ Napi::Value VmObject::Reset(const Info& info) {
         return vm.Stages();
       },
       StagesToJs);
+}
+
+// Here and now, as NativeSnapshot.tryFork().
+Napi::Value VmObject::TryReset(const Info& info) {
+  const Napi::Env env = info.Env();
+  const auto vm = OrThrow(env, record_->Get());
+  const bool done = OrThrow(env, lease_->Handle()->TryReset(*vm, ToForkOptions(info[0])));
+  return done ? StagesToJs(env, vm->Stages()) : env.Null();
 }
 
 Napi::Value VmObject::TouchedRanges(const Info& info) {

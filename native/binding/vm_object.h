@@ -48,6 +48,7 @@ class VmObject {
   Napi::Value OwnedRanges(const Info& info);
   Napi::Value TouchedRanges(const Info& info);
   Napi::Value Reset(const Info& info);
+  Napi::Value TryReset(const Info& info);
   Napi::Value SampleRip(const Info& info);
   Napi::Value Destroy(const Info& info);
 

@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <string>
+#include <tuple>
 
 namespace vmfork {
 
@@ -54,6 +55,11 @@ Result<PrivateView> PrivateView::Map(std::shared_ptr<const Image> image) {
 Result<void> PrivateView::Show(std::shared_ptr<const Image> image) {
   image_ = std::move(image);
   return MapImage(mapping_.Data(), *image_);
+}
+
+void PrivateView::CopyAhead(std::span<const PageRun> runs) {
+  for (const PageRun& run : runs)
+    std::ignore = ::madvise(mapping_.Data() + run.start, run.size, MADV_POPULATE_WRITE);
 }
 
 Result<void> PrivateView::Hide() {

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <memory>
+#include <span>
 
 #include "base/mapping.h"
 #include "base/result.h"
 #include "memory/image.h"
+#include "memory/page_scan.h"
 
 namespace vmfork {
 
@@ -25,6 +27,9 @@ class PrivateView {
   // pages of before among those that the VM owns: right for an image of what it showed, else the
   // view is to be hidden.
   Result<void> Show(std::shared_ptr<const Image> image);
+  // Makes the view's own copies of these pages now, so that the first write to each is none that
+  // has to wait. Only that: it fails silently where the kernel cannot (before Linux 5.14).
+  void CopyAhead(std::span<const PageRun> runs);
   // Lets go of all pages and of the image.
   Result<void> Hide();
 

@@ -134,6 +134,7 @@ std::vector<std::byte> StateAfterFork(const std::shared_ptr<Engine>& engine,
                                 clock);
   EXPECT_TRUE(machine.has_value());
   EXPECT_TRUE((*machine)->WriteState(state, clock).has_value());
+  engine->Shells().Expect((*machine)->GetShell(), snapshot);
   auto read = (*machine)->ReadState();
   EXPECT_TRUE(read.has_value());
   // What goes on by itself.
@@ -199,6 +200,46 @@ TEST(ManyGuestsUseOneShellInTurn) {
   EXPECT_EQ(engine->Shells().Count().reused, 51u);
 }
 
+void ExpectMoreOfConsole(const Vm& vm) {
+  const std::string then = vm.ConsoleTail();
+  for (int i = 0; i < 2000 && vm.ConsoleTail() == then; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_FALSE(vm.ConsoleTail() == then);
+}
+
+TEST(ShellsThatWaitShowTheMemoryOfASnapshotUntilItEnds) {
+  auto engine = TestEngine({.ready = 0, .kept = 3});
+  auto vm = Boot(engine, kCount);
+  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
+  auto first = (*vm)->Freeze();
+  ExpectMoreOfConsole(**vm);
+  auto second = (*vm)->Freeze();
+  EXPECT_FALSE((*first)->GetImage() == (*second)->GetImage());
+  (*vm)->Destroy();
+  vm = Fail(ErrorCode::kGone, "");
+  const ShellShape shape = Machine::Shape((*first)->State().config, (*first)->State().cpuid);
+  const auto fork = [&engine](const Result<std::shared_ptr<Snapshot>>& snapshot) {
+    return Vm::Fork(engine, *snapshot, {}, std::make_shared<Observer>());
+  };
+  EXPECT_TRUE(fork(first).has_value());
+  EXPECT_TRUE(engine->Shells().Fill(shape, 2, first->get()).has_value());
+  auto shell = TakeShell(*engine, shape);
+  EXPECT_TRUE(shell->View().GetImage() == (*first)->GetImage());
+  engine->Shells().Give(std::move(shell));
+  // One shows the second snapshot now, one still the first; each is right for either.
+  EXPECT_TRUE(fork(second).has_value());
+  for (const auto& snapshot : {first, second, second, first}) {
+    auto clone = fork(snapshot);
+    EXPECT_TRUE(clone.has_value() && WaitForConsole(**clone, "01234567"));
+  }
+  for (auto* snapshot : {&first, &second}) {
+    const std::weak_ptr<const Image> image = (**snapshot)->GetImage();
+    *snapshot = Fail(ErrorCode::kGone, "");
+    EXPECT_TRUE(image.expired());
+  }
+  EXPECT_EQ(engine->Shells().Count().ready, 2u);
+}
+
 TEST(ForkWithoutWaitingNeedsAReadyShell) {
   auto engine = TestEngine(kRecycleOnly);
   auto vm = Boot(engine, kCount);
@@ -233,7 +274,7 @@ TEST(PoolFillsItselfUpToItsLimit) {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     EXPECT_EQ(engine->Shells().Count().ready, 3u);
   }
-  EXPECT_TRUE(engine->Shells().Fill(shape, 100, &state).has_value());
+  EXPECT_TRUE(engine->Shells().Fill(shape, 100, snapshot->get()).has_value());
   EXPECT_EQ(engine->Shells().Count().ready, 5u);
   // Shapes that come and go do not pile up.
   for (uint64_t i = 1; i < 20; ++i) {
@@ -270,10 +311,7 @@ TEST(RunningGuestIsFrozenInPassing) {
   EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
   auto snapshot = (*vm)->Freeze();
   EXPECT_TRUE(snapshot.has_value() && (*snapshot)->Pause().count() > 0);
-  const std::string then = (*vm)->ConsoleTail();
-  for (int i = 0; i < 2000 && (*vm)->ConsoleTail() == then; ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  EXPECT_FALSE((*vm)->ConsoleTail() == then);
+  ExpectMoreOfConsole(**vm);
   auto owned = (*vm)->OwnedPages();
   EXPECT_TRUE(owned.has_value() && !owned->empty());
 }

@@ -2,6 +2,8 @@
 #include "vcpu/vcpu.h"
 
 #include <string>
+#include <tuple>
+#include <utility>
 
 #include "base/signals.h"
 #include "vcpu/instruction_fixup.h"
@@ -61,9 +63,27 @@ void Vcpu::WaitParked() {
   changed_.wait(lock, [this] { return parked_ || ended_ || !thread_.IsStarted(); });
 }
 
+void Vcpu::WarmUp() {
+  {
+    std::lock_guard lock(mutex_);
+    parked_ = false;
+    warm_up_wanted_ = true;
+    changed_.notify_all();
+  }
+  WaitParked();
+}
+
 bool Vcpu::WaitForWish() {
   std::unique_lock lock(mutex_);
   while (wish_ == Wish::kPark || wish_ == Wish::kStop) {
+    if (std::exchange(warm_up_wanted_, false)) {
+      // The guest is not entered. A failure will come again when it matters.
+      __atomic_store_n(&fd_.Run().immediate_exit, 1, __ATOMIC_SEQ_CST);
+      lock.unlock();
+      std::ignore = fd_.Enter();
+      lock.lock();
+      continue;
+    }
     parked_ = true;
     changed_.notify_all();
     changed_.wait(lock);

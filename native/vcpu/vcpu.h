@@ -34,6 +34,9 @@ class Vcpu {
 
   // Starts the thread, parked.
   Result<void> Start();
+  // Of a parked one that has not run yet: has KVM make what it puts off until a processor's first
+  // KVM_RUN, such as a thread that looks after the machine's pages. Waits for that.
+  void WarmUp();
   // Parked only. All that the owner points to must stay until Disown().
   void SetOwner(Owner owner);
   // Ends guest execution for good, waits for that and forgets the owner. Afterwards it is parked,
@@ -66,6 +69,7 @@ class Vcpu {
   std::condition_variable changed_;
   Wish wish_ = Wish::kPark;
   bool parked_ = false;
+  bool warm_up_wanted_ = false;
   bool ended_ = false;
   Thread thread_;
 };

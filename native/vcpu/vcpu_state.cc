@@ -96,6 +96,16 @@ bool Differs(const Struct& one, const Struct& other) {
   return std::memcmp(&one, &other, sizeof one) != 0;
 }
 
+// Whether the APIC's timer is armed by writing IA32_TSC_DEADLINE, and by nothing else: bits 17 and
+// 18 of its vector table entry (SDM, volume 3, 11.5.4).
+bool TimerWaitsForDeadline(const kvm_lapic_state& lapic) {
+  constexpr size_t kLvtTimer = 0x320;
+  constexpr uint32_t kTimerMode = 3U << 17, kTscDeadlineMode = 2U << 17;
+  uint32_t entry = 0;
+  std::memcpy(&entry, lapic.regs + kLvtTimer, sizeof entry);
+  return (entry & kTimerMode) == kTscDeadlineMode;
+}
+
 }  // namespace
 
 Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& format) {
@@ -128,9 +138,10 @@ Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state, const Vc
   if (state.xsave != now.xsave) VMFORK_CHECK(vcpu.SetXsave(state.xsave));
   if (Differs(state.regs, now.regs)) VMFORK_CHECK(vcpu.Set(state.regs));
   if (Differs(state.debugregs, now.debugregs)) VMFORK_CHECK(vcpu.Set(state.debugregs));
-  // Before the MSRs: a TSC deadline is only taken when the APIC's timer is in that mode. Always,
-  // because it starts the timers.
-  VMFORK_CHECK(vcpu.Set(state.lapic));
+  // Before the MSRs: a TSC deadline is only taken when the APIC's timer is in that mode. In any
+  // other mode this is what starts the timer.
+  if (!TimerWaitsForDeadline(state.lapic) || Differs(state.lapic, now.lapic))
+    VMFORK_CHECK(vcpu.Set(state.lapic));
   VMFORK_CHECK(WriteMsrs(vcpu, ChangedMsrs(state.msrs, now.msrs)));
   if (Differs(state.mp_state, now.mp_state)) VMFORK_CHECK(vcpu.Set(state.mp_state));
   if (Differs(state.events, now.events)) VMFORK_CHECK(vcpu.Set(state.events));
@@ -139,7 +150,8 @@ Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state, const Vc
 
 VcpuState VcpuStateAtRest(const VcpuState& state, const VcpuState& fresh) {
   VcpuState rest = state;
-  rest.lapic = fresh.lapic;
+  // A timer that counts must not run ahead of its guest.
+  if (!TimerWaitsForDeadline(state.lapic)) rest.lapic = fresh.lapic;
   rest.msrs = fresh.msrs;
   for (kvm_msr_entry& entry : rest.msrs) {
     const bool of_kvm = entry.index >= kFirstKvmMsr && entry.index <= kLastKvmMsr;

@@ -62,6 +62,7 @@ class Machine : private EventHandler {
   Result<void> EjectDisk(size_t index) { return drives_[index]->Eject(); }
 
   std::string MmioCmdline() const;  // how the guest's kernel is told of the devices
+  const Shell& GetShell() const { return *shell_; }
   PrivateView& View() { return shell_->View(); }
   const GuestMemory& Memory() const { return shell_->Memory(); }
   const MachineConfig& Config() const { return config_; }

@@ -2,6 +2,7 @@
 #include "vm/shell.h"
 
 #include <cstring>
+#include <utility>
 
 #include "boot/cpuid.h"
 #include "memory/layout.h"
@@ -119,19 +120,34 @@ Result<void> Shell::DropShadowPages() {
   return vm_.SetMemory(kSpareSlot, layout::kSparePage, 0, view_.Data());
 }
 
-Result<void> Shell::Recycle(std::shared_ptr<const CoreState> state) {
+Result<void> Shell::Recycle(const ShellContent& content) {
   VMFORK_CHECK(view_.Hide());
   VMFORK_CHECK(DropShadowPages());
-  VMFORK_CHECK(WriteCores(std::move(state)));
+  VMFORK_CHECK(WriteCores(content.cores));
   doorbell_.Drain();
+  return PrimeMemory(content);
+}
+
+Result<void> Shell::Prime(const ShellContent& content) {
+  for (const auto& vcpu : vcpus_) vcpu->WarmUp();
+  if (now_ != content.cores) VMFORK_CHECK(WriteCores(content.cores));
+  return PrimeMemory(content);
+}
+
+Result<void> Shell::PrimeMemory(const ShellContent& content) {
+  untouched_ = true;
+  if (content.image == nullptr) return view_.Hide();
+  VMFORK_CHECK(view_.Show(content.image));
+  view_.CopyAhead(content.written);
   return {};
 }
 
-Result<void> Shell::Prime(std::shared_ptr<const CoreState> state) {
-  return now_ == state ? Result<void>() : WriteCores(std::move(state));
+Result<void> Shell::ShowMemory(std::shared_ptr<const Image> image) {
+  const bool shown = std::exchange(untouched_, false) && view_.GetImage() == image;
+  return shown ? Result<void>() : view_.Show(std::move(image));
 }
 
-Result<void> Shell::MakeFresh() { return Prime(fresh_); }
+Result<void> Shell::MakeFresh() { return now_ == fresh_ ? Result<void>() : WriteCores(fresh_); }
 
 Result<void> Shell::WriteCores(std::shared_ptr<const CoreState> state) {
   for (const kvm_irqchip& chip : state->irqchips) VMFORK_CHECK(vm_.SetIrqchip(chip));

@@ -45,6 +45,13 @@ struct CoreState {
 // write: all of it but what counts time or refers to memory, which is `fresh`'s.
 CoreState StateAtRest(const MachineState& state, const CoreState& fresh);
 
+// What a shell waits with for its next machine.
+struct ShellContent {
+  std::shared_ptr<const CoreState> cores;
+  std::shared_ptr<const Image> image;  // null: no memory
+  std::vector<PageRun> written;        // pages of it that are to be copied already
+};
+
 class Shell {
  public:
   // `fresh` may be null: then it is found out. Laps: see docs/tuning.md.
@@ -54,13 +61,17 @@ class Shell {
                                               StageClock& clock);
 
   // After a machine, with no owner and nothing running: gives the memory back and writes all of
-  // `state` over what the guest left, so that nothing of it remains. Blocks for some hundred
+  // `content` over what the guest left, so that nothing of it remains. Blocks for some hundred
   // microseconds. After an error the shell must not be used any more.
-  Result<void> Recycle(std::shared_ptr<const CoreState> state);
+  Result<void> Recycle(const ShellContent& content);
 
   const std::shared_ptr<const ShellShape>& Shape() const { return shape_; }
-  // Of one that nobody has used: has it wait with `state`, as a recycled one does.
-  Result<void> Prime(std::shared_ptr<const CoreState> state);
+  // Of one that nobody has used: has it wait with `content`, as a recycled one does. *blocks*
+  Result<void> Prime(const ShellContent& content);
+  // Of one that waits: lets go of the memory that it was to show.
+  Result<void> HideMemory() { return view_.Hide(); }
+  // For a machine: its memory is `image` from now on, and its own.
+  Result<void> ShowMemory(std::shared_ptr<const Image> image);
   // For a machine that boots: processors and interrupt controllers as new.
   Result<void> MakeFresh();
   // How it was when it was new. The same for all shells of a shape on one host.
@@ -83,6 +94,7 @@ class Shell {
   Result<void> AddMemory();
   Result<void> AddVcpus(const Engine& engine);
   Result<void> DropShadowPages();
+  Result<void> PrimeMemory(const ShellContent& content);
   Result<void> WriteCores(std::shared_ptr<const CoreState> state);
 
   const std::shared_ptr<const ShellShape> shape_;
@@ -91,6 +103,7 @@ class Shell {
   // In order of construction: what is named later uses what is named earlier.
   VmFd vm_;
   PrivateView view_;
+  bool untouched_ = true;  // the view's image is all there is in it
   GuestMemory memory_;
   EventFd doorbell_;  // one for all devices
   std::vector<bool> connected_;

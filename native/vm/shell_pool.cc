@@ -2,22 +2,40 @@
 #include "vm/shell_pool.h"
 
 #include <algorithm>
+#include <functional>
+#include <iterator>
+#include <tuple>
 
 #include "vm/engine.h"
+#include "vm/snapshot.h"
 
 namespace vmfork {
 
 namespace {
 // A program uses one or two shapes. One that goes through many must not keep shells of them all.
 constexpr size_t kMaxShapes = 8;
+// Rings and a buffer or two. Memory that waits for nothing else should be little.
+constexpr uint64_t kMostBytesAhead = 64 << 10;
 }  // namespace
+
+void ShellPoolLink::Forget(const Image& image) {
+  std::lock_guard lock(mutex_);
+  if (pool_ != nullptr) pool_->Forget(image);
+}
+
+void ShellPoolLink::Cut() {
+  std::lock_guard lock(mutex_);
+  pool_ = nullptr;
+}
 
 ShellPool::ShellPool(const Engine& engine, ShellLimits limits)
     : engine_(engine),
       limits_{.ready = std::min(limits.ready, limits.kept), .kept = limits.kept},
+      link_(std::make_shared<ShellPoolLink>(this)),
       maker_(std::make_unique<WorkerPool>(1, "vmfork-shell")) {}
 
 ShellPool::~ShellPool() {
+  link_->Cut();
   {
     std::lock_guard lock(mutex_);
     closing_ = true;
@@ -36,6 +54,7 @@ ShellPool::Rack& ShellPool::FindRack(const ShellShape& shape, std::list<Rack>& d
                      .fresh = {},
                      .rest = {},
                      .expected = nullptr,
+                     .written = {},
                      .shells = {}});
   if (racks_.size() > kMaxShapes) {
     counts_.ready -= racks_.back().shells.size();
@@ -78,14 +97,14 @@ Result<std::unique_ptr<Shell>> ShellPool::Take(const ShellShape& shape, StageClo
 
 void ShellPool::Give(std::unique_ptr<Shell> shell) {
   // Not worth the work when there is no room; a shell that could not be recycled is closed as well.
-  const std::shared_ptr<const CoreState> state = StateFor(*shell);
-  if (state == nullptr || !shell->Recycle(state)) return;
+  const auto content = ContentFor(*shell);
+  if (!content || !shell->Recycle(*content)) return;
   if (Store(std::move(shell)) != nullptr) return;
   std::lock_guard lock(mutex_);
   ++counts_.reused;
 }
 
-Result<void> ShellPool::Fill(const ShellShape& shape, size_t count, const MachineState* state) {
+Result<void> ShellPool::Fill(const ShellShape& shape, size_t count, const Snapshot* snapshot) {
   for (;;) {
     std::shared_ptr<const ShellShape> shared_shape;
     {
@@ -95,7 +114,7 @@ Result<void> ShellPool::Fill(const ShellShape& shape, size_t count, const Machin
       if (rack.shells.size() >= count || counts_.ready >= limits_.kept || closing_) return {};
       shared_shape = rack.shape;
     }
-    VMFORK_TRY(shell, BuildPrimed(std::move(shared_shape), state));
+    VMFORK_TRY(shell, BuildPrimed(std::move(shared_shape), snapshot));
     if (Store(std::move(shell)) != nullptr) return {};
   }
 }
@@ -105,30 +124,77 @@ ShellPool::Counts ShellPool::Count() const {
   return counts_;
 }
 
-std::shared_ptr<const CoreState> ShellPool::StateFor(const Shell& shell) {
+std::optional<ShellContent> ShellPool::ContentFor(const Shell& shell) {
   std::lock_guard lock(mutex_);
-  if (counts_.ready >= limits_.kept || closing_) return nullptr;
+  if (counts_.ready >= limits_.kept || closing_) return std::nullopt;
   const Rack* rack = RackOf(shell.Shape());
-  if (rack == nullptr) return nullptr;
-  return rack->rest != nullptr ? rack->rest : shell.Fresh();
+  if (rack == nullptr) return std::nullopt;
+  if (rack->expected == nullptr)
+    return ShellContent{.cores = shell.Fresh(), .image = {}, .written = {}};
+  return ShellContent{
+      .cores = rack->rest, .image = rack->expected->GetImage(), .written = rack->written};
 }
 
-void ShellPool::Expect(const Shell& shell, const MachineState& state) {
+bool ShellPool::Expect(const Shell& shell, const Snapshot& snapshot) {
   std::lock_guard lock(mutex_);
   Rack* rack = RackOf(shell.Shape());
-  if (rack == nullptr || rack->expected == &state) return;
-  rack->rest = std::make_shared<const CoreState>(StateAtRest(state, *shell.Fresh()));
-  rack->expected = &state;
+  if (rack == nullptr || rack->expected == &snapshot || limits_.kept == 0) return false;
+  rack->rest = std::make_shared<const CoreState>(StateAtRest(snapshot.State(), *shell.Fresh()));
+  rack->expected = &snapshot;
+  rack->written.clear();
+  snapshot.TellWhenGone(link_);
+  return true;
+}
+
+void ShellPool::ExpectWrites(const Shell& shell, const Snapshot& snapshot,
+                             std::span<const PageRun> runs) {
+  uint64_t bytes = 0;
+  for (const PageRun& run : runs) bytes += run.size;
+  if (bytes > kMostBytesAhead) return;
+  std::lock_guard lock(mutex_);
+  Rack* rack = RackOf(shell.Shape());
+  if (rack != nullptr && rack->expected == &snapshot)
+    rack->written.assign(runs.begin(), runs.end());
+}
+
+void ShellPool::Forget(const Image& image) {
+  std::vector<std::unique_ptr<Shell>> idle;
+  {
+    std::lock_guard lock(mutex_);
+    for (Rack& rack : racks_) {
+      if (rack.expected != nullptr && rack.expected->GetImage().get() == &image)
+        rack.expected = nullptr;
+      const auto shows = [&image](const std::unique_ptr<Shell>& shell) {
+        return shell->View().GetImage().get() == &image;
+      };
+      const auto first = std::ranges::partition(rack.shells, std::not_fn(shows)).begin();
+      counts_.ready -= static_cast<size_t>(rack.shells.end() - first);
+      std::ranges::move(first, rack.shells.end(), std::back_inserter(idle));
+      rack.shells.erase(first, rack.shells.end());
+    }
+  }
+  for (auto& shell : idle)
+    if (shell->HideMemory()) std::ignore = Store(std::move(shell));
 }
 
 std::unique_ptr<Shell> ShellPool::Store(std::unique_ptr<Shell> shell) {
-  std::lock_guard lock(mutex_);
-  if (counts_.ready >= limits_.kept || closing_) return shell;
-  Rack* rack = RackOf(shell->Shape());
-  if (rack == nullptr) return shell;
-  rack->shells.push_back(std::move(shell));
-  ++counts_.ready;
-  return nullptr;
+  for (;;) {
+    {
+      std::lock_guard lock(mutex_);
+      if (counts_.ready >= limits_.kept || closing_) return shell;
+      Rack* rack = RackOf(shell->Shape());
+      if (rack == nullptr) return shell;
+      const std::shared_ptr<const Image>& image = shell->View().GetImage();
+      const Snapshot* expected = rack->expected;
+      if (image == nullptr || (expected != nullptr && expected->GetImage() == image)) {
+        rack->shells.push_back(std::move(shell));
+        ++counts_.ready;
+        return nullptr;
+      }
+    }
+    // The snapshot may have gone while the shell was made ready: it would keep memory for nobody.
+    if (!shell->HideMemory()) return shell;
+  }
 }
 
 Result<std::unique_ptr<Shell>> ShellPool::BuildOne(std::shared_ptr<const ShellShape> shape,
@@ -146,11 +212,11 @@ Result<std::unique_ptr<Shell>> ShellPool::BuildOne(std::shared_ptr<const ShellSh
 }
 
 Result<std::unique_ptr<Shell>> ShellPool::BuildPrimed(std::shared_ptr<const ShellShape> shape,
-                                                      const MachineState* state) {
+                                                      const Snapshot* snapshot) {
   StageClock clock;
   VMFORK_TRY(shell, BuildOne(std::move(shape), clock));
-  if (state != nullptr) Expect(*shell, *state);
-  if (auto rest = StateFor(*shell)) VMFORK_CHECK(shell->Prime(std::move(rest)));
+  if (snapshot != nullptr) Expect(*shell, *snapshot);
+  if (const auto content = ContentFor(*shell)) VMFORK_CHECK(shell->Prime(*content));
   return shell;
 }
 

@@ -5,6 +5,8 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -12,6 +14,22 @@
 #include "vm/shell.h"
 
 namespace vmfork {
+
+class ShellPool;
+class Snapshot;
+
+// How a snapshot tells a pool that it is no more, if that still exists.
+class ShellPoolLink {
+ public:
+  explicit ShellPoolLink(ShellPool* pool) : pool_(pool) {}
+  // Nobody can fork a snapshot with this image any more.
+  void Forget(const Image& image);
+  void Cut();  // the pool goes
+
+ private:
+  std::mutex mutex_;
+  ShellPool* pool_;
+};
 
 struct ShellLimits {
   size_t ready = 4;  // of a shape that is in use: made in the background as others are taken
@@ -30,11 +48,16 @@ class ShellPool {
   std::unique_ptr<Shell> TryTake(const ShellShape& shape, StageClock& clock);
   // Takes back a shell that no machine uses any more. Blocks while it is recycled.
   void Give(std::unique_ptr<Shell> shell);
-  // Machines of this shape are now made with `state`: shells that come back are made ready for it.
-  void Expect(const Shell& shell, const MachineState& state);
-  // Returns when `count` of the shape wait, for machines with `state` when it is given, or as many
-  // as may be kept. *blocks*
-  Result<void> Fill(const ShellShape& shape, size_t count, const MachineState* state = nullptr);
+  // Machines of this shape are now forked from `snapshot`: shells that come back are made ready for
+  // it, with its memory in view until it ends. Whether that is news, and ExpectWrites() is wanted.
+  bool Expect(const Shell& shell, const Snapshot& snapshot);
+  // What the host writes into a machine's memory when it forks that snapshot.
+  void ExpectWrites(const Shell& shell, const Snapshot& snapshot, std::span<const PageRun> runs);
+  // Returns when `count` of the shape wait, for forks of `snapshot` when it is given, or as many as
+  // may be kept. *blocks*
+  Result<void> Fill(const ShellShape& shape, size_t count, const Snapshot* snapshot = nullptr);
+  // No shell that waits shows `image` from now on.
+  void Forget(const Image& image);
 
   struct Counts {
     size_t ready = 0;     // waiting now
@@ -47,18 +70,19 @@ class ShellPool {
   struct Rack {  // the shells of one shape
     std::shared_ptr<const ShellShape> shape;
     std::shared_ptr<const CoreState> fresh;  // null until one has been made
-    // What shells that come back are to hold, and the state that it was made for; that may be gone,
-    // it is only compared.
+    // What shells that come back are to hold, and the snapshot that it was made for; null: what
+    // they held when they were new.
     std::shared_ptr<const CoreState> rest;
-    const MachineState* expected = nullptr;
+    const Snapshot* expected = nullptr;
+    std::vector<PageRun> written;
     std::vector<std::unique_ptr<Shell>> shells;
   };
   // Makes it when it is not there; what that pushes out is for the caller to let go of.
   Rack& FindRack(const ShellShape& shape, std::list<Rack>& dropped);
   // Null: the shape went out of use. The lock must be held.
   Rack* RackOf(const std::shared_ptr<const ShellShape>& shape);
-  // What a shell that comes back is to hold; null when there is no room for it.
-  std::shared_ptr<const CoreState> StateFor(const Shell& shell);
+  // What a shell that comes back is to hold; nothing when there is no room for it.
+  std::optional<ShellContent> ContentFor(const Shell& shell);
   struct Found {
     std::unique_ptr<Shell> shell;
     std::shared_ptr<const ShellShape> shape;
@@ -70,12 +94,13 @@ class ShellPool {
                                           StageClock& clock);
   // One that waits as those do that come back.
   Result<std::unique_ptr<Shell>> BuildPrimed(std::shared_ptr<const ShellShape> shape,
-                                             const MachineState* state);
+                                             const Snapshot* snapshot);
   void ScheduleRefill();
   void Refill();
 
   const Engine& engine_;
   const ShellLimits limits_;
+  const std::shared_ptr<ShellPoolLink> link_;
   mutable std::mutex mutex_;  // guards all below
   std::list<Rack> racks_;     // used last comes first
   Counts counts_;

@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "base/file.h"
@@ -88,6 +89,15 @@ std::vector<BaseReference> ReferTo(const LayerPlan& plan, const std::string& dir
 }
 
 }  // namespace
+
+Snapshot::~Snapshot() {
+  for (const auto& pool : pools_) pool->Forget(*image_);
+}
+
+void Snapshot::TellWhenGone(const std::shared_ptr<ShellPoolLink>& pool) const {
+  std::lock_guard lock(pools_mutex_);
+  if (std::ranges::find(pools_, pool) == pools_.end()) pools_.push_back(pool);
+}
 
 Result<std::shared_ptr<const SavedFiles>> Snapshot::OnDisk(const char* operation) const {
   std::lock_guard lock(files_mutex_);

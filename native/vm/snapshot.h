@@ -45,6 +45,9 @@ class Snapshot {
  public:
   Snapshot(std::shared_ptr<const Image> image, MachineState state, std::string metadata)
       : image_(std::move(image)), state_(std::move(state)), metadata_(std::move(metadata)) {}
+  ~Snapshot();
+  Snapshot(const Snapshot&) = delete;
+  Snapshot& operator=(const Snapshot&) = delete;
 
   const std::shared_ptr<const Image>& GetImage() const { return image_; }
   const MachineState& State() const { return state_; }
@@ -62,6 +65,9 @@ class Snapshot {
   // kSnapshotIncompatible (says what differs), kSystem.
   static Result<std::shared_ptr<Snapshot>> Load(Engine& engine, const std::string& directory,
                                                 const LoadOptions& options);
+
+  // The pool is to forget this snapshot's memory when it ends. Idempotent.
+  void TellWhenGone(const std::shared_ptr<ShellPoolLink>& pool) const;
 
   // Reads a part of what is on disk, of the whole chain, and compares it with its digests. Returns
   // where to go on, 0 at the end. Errors: kState (it is not on disk), kSnapshotInvalid (names file
@@ -83,6 +89,8 @@ class Snapshot {
   MachineState state_;
   std::string metadata_;
   std::chrono::nanoseconds pause_{0};
+  mutable std::mutex pools_mutex_;  // guards the next one
+  mutable std::vector<std::shared_ptr<ShellPoolLink>> pools_;
   mutable std::mutex files_mutex_;  // guards the next one
   mutable std::shared_ptr<const SavedFiles> files_;
 };

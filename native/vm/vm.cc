@@ -51,6 +51,21 @@ Result<void> SendFully(int fd, std::span<const std::byte> bytes) {
   return {};
 }
 
+// A shell that is ready for a clone of `snapshot`. Null: none is, or a disk has to be copied.
+std::unique_ptr<Shell> TryTakeShell(Engine& engine, const Snapshot& snapshot, StageClock& clock) {
+  const MachineState& state = snapshot.State();
+  for (const BlockDisk& disk : state.config.media)
+    if (disk.medium != nullptr && disk.medium->IsWritable()) return nullptr;
+  return engine.Shells().TryTake(Machine::Shape(state.config, state.cpuid), clock);
+}
+
+// What a machine that has not run yet owns, the host has written. The next clone's shell can have
+// those pages copied before it is asked for.
+void LearnWrites(Engine& engine, Machine& machine, const Snapshot& snapshot) {
+  const auto owned = FindOwnedPages(std::span(machine.View().Data(), machine.View().Size()));
+  if (owned) engine.Shells().ExpectWrites(machine.GetShell(), snapshot, *owned);
+}
+
 // Of a machine that stands still.
 Result<std::shared_ptr<Snapshot>> Capture(const Engine& engine, Machine& machine) {
   VMFORK_TRY(state, machine.ReadState());
@@ -139,6 +154,7 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
                                state.cpuid, options.console_bytes, clock));
   Machine& machine = *made.machine;
   VMFORK_CHECK(machine.WriteState(state, clock));
+  const bool is_news = engine_->Shells().Expect(machine.GetShell(), snapshot);
   // A guest that had not dialled the control port when it was frozen has no channel to continue.
   auto control = machine.Vsock().AttachControl();
   if (control) {
@@ -153,6 +169,7 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   machine.ResumeDevices();
   if (made.control.IsValid()) VMFORK_CHECK(machine.Vsock().CheckControl());
   clock.Lap("wake_devices");
+  if (is_news) LearnWrites(*engine_, machine, snapshot);
   machine.StartVcpus();
   clock.Lap("start");
   made.stages = clock.Take();
@@ -172,10 +189,7 @@ Result<std::shared_ptr<Vm>> Vm::TryFork(std::shared_ptr<Engine> engine,
                                         const ForkOptions& options,
                                         std::shared_ptr<VmObserver> observer) {
   StageClock clock;
-  const MachineState& state = snapshot->State();
-  for (const BlockDisk& disk : state.config.media)
-    if (disk.medium != nullptr && disk.medium->IsWritable()) return nullptr;
-  auto shell = engine->Shells().TryTake(Machine::Shape(state.config, state.cpuid), clock);
+  auto shell = TryTakeShell(*engine, *snapshot, clock);
   if (shell == nullptr) return nullptr;
   return ForkInto(std::move(shell), std::move(engine), snapshot, options, std::move(observer),
                   clock);
@@ -195,15 +209,35 @@ Result<std::shared_ptr<Vm>> Vm::ForkInto(std::unique_ptr<Shell> shell,
 
 Result<void> Vm::Reset(const ForkOptions& options) {
   std::lock_guard order(order_mutex_);
+  VMFORK_CHECK(CheckResettable());
+  if (retired_.valid()) retired_.wait();
+  StageClock clock;
+  return ResetInto(nullptr, options, clock);
+}
+
+Result<bool> Vm::TryReset(const ForkOptions& options) {
+  const std::unique_lock order(order_mutex_, std::try_to_lock);
+  if (!order) return false;
+  VMFORK_CHECK(CheckResettable());
+  if (retired_.valid() && retired_.wait_for(std::chrono::seconds(0)) != std::future_status::ready)
+    return false;
+  StageClock clock;
+  auto shell = TryTakeShell(*engine_, *origin_, clock);
+  if (shell == nullptr) return false;
+  VMFORK_CHECK(ResetInto(std::move(shell), options, clock));
+  return true;
+}
+
+Result<void> Vm::CheckResettable() const {
   if (origin_ == nullptr) return Fail(ErrorCode::kState, "reset", "the VM was not forked");
   if (paused_) return Fail(ErrorCode::kState, "reset", "the VM is paused");
-  if (retired_.valid()) retired_.wait();
-  {
-    std::shared_lock lock(machine_mutex_);
-    VMFORK_CHECK(CheckAlive());
-  }
-  StageClock clock;
-  VMFORK_TRY(made, MakeClone(*origin_, nullptr, options, clock));
+  std::shared_lock lock(machine_mutex_);
+  return CheckAlive();
+}
+
+Result<void> Vm::ResetInto(std::unique_ptr<Shell> shell, const ForkOptions& options,
+                           StageClock& clock) {
+  VMFORK_TRY(made, MakeClone(*origin_, std::move(shell), options, clock));
   std::unique_ptr<Machine> before = Adopt(std::move(made));
   before->RequestStop();
   RetireInBackground(std::move(before));

@@ -63,6 +63,9 @@ class Vm {
   // is taken down in the background, at most one at a time. *blocks* Errors: kState (booted, or
   // paused), those of Fork().
   Result<void> Reset(const ForkOptions& options);
+  // The same when it takes no longer than a fork does: false when no shell is ready, a disk has to
+  // be copied, or something else is being done with the VM. Does not block.
+  Result<bool> TryReset(const ForkOptions& options);
 
   // Puts a disk into one of the kMediaSlots drives; the guest is told and finds it in its own time.
   // *blocks* Errors: kDisk (the slot is in use or read-only, or the file will not do), kGone,
@@ -120,13 +123,17 @@ class Vm {
   Result<Made> MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> shell,
                          const ForkOptions& options, StageClock& clock) const;
   std::unique_ptr<Machine> Adopt(Made made);  // the one before it
+  Result<void> CheckResettable() const;
+  Result<void> ResetInto(std::unique_ptr<Shell> shell, const ForkOptions& options,
+                         StageClock& clock);
   Result<void> CheckAlive() const;
   void RetireInBackground(std::unique_ptr<Machine> machine);
 
   const std::shared_ptr<Engine> engine_;
   const std::shared_ptr<VmObserver> observer_;
   std::shared_ptr<const Snapshot> origin_;  // what it was forked from; null: booted
-  // One of Pause, Resume, Freeze, Reset, SampleRip, Destroy at a time; guards paused_ and retired_.
+  // One of Pause, Resume, Freeze, (Try)Reset, SampleRip, Destroy at a time; guards paused_ and
+  // retired_.
   std::mutex order_mutex_;
   bool paused_ = false;
   std::shared_future<void> retired_;  // the machine before a reset is gone

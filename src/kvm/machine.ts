@@ -219,7 +219,7 @@ export class Machine implements VmEventSink {
     this.#go('resetting');
     let stages: NativeStage[];
     try {
-      stages = await this.#native.reset(options);
+      stages = this.#native.tryReset(options) ?? (await this.#native.reset(options));
     } catch (error) {
       if (!this.#gone) this.#go('running');
       if (this.#closedMeanwhile) this.#onSessionClosed(before, this.#closedMeanwhile);
