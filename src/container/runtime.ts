@@ -6,9 +6,8 @@ import { VmforkError } from '../errors.js';
 import { Command } from '../exec/command.js';
 import { type ExecResult, execute } from '../exec/exec.js';
 import type { Machine } from '../kvm/machine.js';
-import { guestRest } from '../kvm/rest.js';
 import type { ExecOptions, SpawnOptions } from '../options.js';
-import { type WaitOptions, withLimits } from '../waiting.js';
+import type { WaitOptions } from '../waiting.js';
 import {
   type Attached,
   type AttachOptions,
@@ -89,11 +88,11 @@ export class ContainerRuntime {
     return prepareContainer(this.#machine.sessionFor('prepare'), limits);
   }
 
-  /** Before a snapshot: a mounted root filesystem that waits for its container is made ready for it. */
-  async beforeSnapshot(limits: WaitOptions): Promise<void> {
-    if (!this.#attached || this.#runningMain) return;
+  /** Before a snapshot: a mounted root filesystem that waits for its container is made ready for it. True when one does. */
+  async beforeSnapshot(limits: WaitOptions): Promise<boolean> {
+    if (!this.#attached || this.#runningMain) return false;
     await this.prepare(limits);
-    await withLimits('snapshot', limits, guestRest());
+    return true;
   }
 
   start({

@@ -1,7 +1,6 @@
 // The inner half of a VM: its native handle, its control session, its state, and how it ends. vm.ts is what users see.
 
 import type { Socket } from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { debug, logChannel, stateChannel } from '../diagnostics.js';
 import { fromNative, isErrorCode, VmforkError } from '../errors.js';
 import { Session, type SessionPast } from '../exec/session.js';
@@ -18,6 +17,7 @@ import { GuestConsole } from './console.js';
 import type { Engine, VmEventSink } from './engine.js';
 import { assertLegal, isOver, mayGo, type Operation, type VmState } from './lifecycle.js';
 import { MachinePorts } from './ports.js';
+import { guestRest } from './rest.js';
 import { Slots } from './slots.js';
 import { StageClock, type Timing } from './stage-clock.js';
 
@@ -25,8 +25,6 @@ import { StageClock, type Timing } from './stage-clock.js';
 export const CONTROL_PORT = 1024;
 // A guest that ends closes its channel first; the reason follows from the vCPU's thread within this time.
 const REASON_GRACE_MS = 500;
-// From QUIESCED to a guest that sleeps: frozen earlier, every fork would first finish that sending for itself.
-const ASLEEP_AFTER_MS = 25;
 
 /** Told about changes of state and the end. */
 export interface MachineObserver {
@@ -143,19 +141,22 @@ export class Machine implements VmEventSink {
     await this.#step('resuming', 'running', () => this.#native.resume());
   }
 
-  /** Brings the agent to rest, freezes the machine, and lets it go on; one call after the other. */
-  freeze(limits: WaitOptions): Promise<Frozen> {
+  /**
+   * Brings the agent to rest, freezes the machine, and lets it go on; one call after the other. `longRest`: the clones are
+   * worth the time that the guest takes to finish what it puts off.
+   */
+  freeze(limits: WaitOptions, longRest: boolean): Promise<Frozen> {
     this.assertLegal('snapshot');
-    return this.#freezes.run('snapshot', limits.signal, () => this.#freezeNow(limits));
+    return this.#freezes.run('snapshot', limits.signal, () => this.#freezeNow(limits, longRest));
   }
 
-  async #freezeNow(limits: WaitOptions): Promise<Frozen> {
+  async #freezeNow(limits: WaitOptions, longRest: boolean): Promise<Frozen> {
     const session = this.sessionFor('snapshot');
     const clock = new StageClock();
     this.#go('freezing');
     try {
       await session.quiesce(limits);
-      await sleep(ASLEEP_AFTER_MS);
+      await guestRest(longRest, limits);
       clock.mark('quiesce');
       const { names } = session.forkPoints;
       const native = await this.#native.snapshot().catch((error) => {

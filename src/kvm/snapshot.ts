@@ -337,8 +337,8 @@ export async function takeSnapshot(
   checkOptions('snapshot', WAIT_OPTIONS, options);
   throwIfAborted('snapshot', options.signal);
   machine.assertLegal('snapshot');
-  await vm.beforeSnapshot(options);
-  const { native, forkPoints, timings } = await machine.freeze(options);
+  const longRest = await vm.beforeSnapshot(options);
+  const { native, forkPoints, timings } = await machine.freeze(options, longRest);
   const { guest, agent, containment, generation } = vm;
   const metadata = createMetadata({
     guest,

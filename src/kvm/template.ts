@@ -34,6 +34,9 @@ const PLAIN_CMDLINE = {
 
 /** A VM that was booted, to be snapshotted. */
 export class Template extends Vm {
+  /** @internal Programs have run in it for the clones' sake: it is to rest before it is frozen. */
+  warmed = false;
+
   /**
    * Boots a guest and waits until its agent is ready. Rejects with `VMF_GUEST_MISSING`, `VMF_KERNEL_NOT_FOUND`,
    * `VMF_KERNEL_INVALID`, `VMF_KERNEL_ARCH`, `VMF_MEMORY_SIZE`, `VMF_BOOT_TIMEOUT`, `VMF_AGENT_MISMATCH`,
@@ -70,6 +73,10 @@ export class Template extends Vm {
 
   get generation(): number {
     return 0;
+  }
+
+  override async beforeSnapshot(limits: WaitOptions): Promise<boolean> {
+    return (await super.beforeSnapshot(limits)) || this.warmed;
   }
 
   /** Freezes the guest; it goes on afterwards. */

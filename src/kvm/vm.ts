@@ -319,8 +319,8 @@ export abstract class Vm extends EventEmitter<VmEvents> {
     return this.machine.detachDisk(drive);
   }
 
-  /** @internal Makes a root filesystem that waits for its container ready for it in the clones. */
-  beforeSnapshot(limits: WaitOptions): Promise<void> {
+  /** @internal Makes a root filesystem that waits for its container ready for it in the clones; true: the guest is to rest then. */
+  beforeSnapshot(limits: WaitOptions): Promise<boolean> {
     return this.#runtime.beforeSnapshot(limits);
   }
 
