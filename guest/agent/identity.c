@@ -318,14 +318,15 @@ static bool apply_clock(const struct identity* identity) {
   return clock_settime(CLOCK_REALTIME, &time) == 0;
 }
 
-// Returns the stage that failed, or NULL.
+// Returns the stage that failed, or NULL. Entropy comes last: clock and host name are mixed into the kernel's pool as well
+// (add_device_randomness()), and before a reseed that costs one hash block less than after it.
 static const char* apply(const struct identity* identity) {
-  if (with_kernel && !apply_entropy(identity)) return "entropy";
   if (with_kernel && !apply_clock(identity)) return "clock";
   if (!store_files(identity)) return "identity";
   if (with_kernel && sethostname(identity->hostname, identity->hostname_length) < 0) {
     return "hostname";
   }
+  if (with_kernel && !apply_entropy(identity)) return "entropy";
   return NULL;
 }
 

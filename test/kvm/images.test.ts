@@ -117,7 +117,10 @@ test('a tree in the guest is what umoci unpacks: whiteouts, links, owners, modes
 });
 
 test.each([
-  ['squashfs', (tree: string, to: string) => run('mksquashfs', tree, to, '-quiet')],
+  [
+    'squashfs',
+    (tree: string, to: string) => run('mksquashfs', tree, to, '-quiet', '-comp', 'zstd'),
+  ],
   ['ext4', (tree: string, to: string) => run('mkfs.ext4', '-q', '-d', tree, to, '16M')],
 ])('images of %s serve as well', async (type, make) => {
   const tree = join(folder, `${type}-tree`);

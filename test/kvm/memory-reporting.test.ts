@@ -17,10 +17,10 @@ import {
 const PAGE_BYTES = 4096;
 const KEPT_PAGES = 250;
 const FREED_PAGES = scale({ full: 10_240, nested: 5120, interpreted: 4096 });
-// Linux reports blocks of 4 MiB, and only while 128 MiB and more are free (page_reporting_process_zone()
-// in mm/page_reporting.c): of what was freed, the blocks at both ends may stay.
-const MEMORY_MIB = 256;
-const RETURNED_BYTES = (FREED_PAGES * PAGE_BYTES) / 2;
+const MEMORY_MIB = 128;
+// Linux reports free blocks of 64 KiB and more (page_reporting_process_zone() in mm/page_reporting.c): what smaller ones
+// hold, and what the guest has used again in the meantime, stays.
+const RETURNED_BYTES = (FREED_PAGES * PAGE_BYTES * 3) / 4;
 const directory = mkdtempSync(join(tmpdir(), 'vmfork-reporting-'));
 let snapshot: Snapshot;
 
