@@ -8,20 +8,12 @@
 #include <algorithm>
 #include <string>
 
-#include "base/file.h"
-#include "memory/page_content.h"
+#include "memory/layer_writer.h"
 #include "memory/page_scan.h"
 
 namespace vmfork {
 
 namespace {
-
-// Into a file that reads as zero where nothing was written.
-Result<void> WriteSparse(int fd, std::span<const std::byte> bytes, uint64_t offset) {
-  return ForEachNonZeroRun(offset, bytes, [fd](uint64_t at, std::span<const std::byte> pages) {
-    return WriteFully(fd, pages, at);
-  });
-}
 
 std::vector<PageRun> Coalesce(const std::vector<PageRun>& runs, uint64_t gap_bytes) {
   std::vector<PageRun> merged;
@@ -72,7 +64,7 @@ Result<std::shared_ptr<const UniqueFd>> Seal(UniqueFd fd) {
 
 }  // namespace
 
-Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view) {
+Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view, WorkerPool* helpers) {
   const std::span<const std::byte> memory(view.Data(), view.Size());
   VMFORK_TRY(owned, FindOwnedPages(memory));
   const Image& parent = *view.GetImage();
@@ -81,9 +73,10 @@ Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view) {
   // clone.
   if (parent.Extents().empty()) {
     VMFORK_TRY(layer, NewLayer(view.Size()));
-    for (const PageRun& run : owned) {
-      VMFORK_CHECK(WriteSparse(layer.Get(), memory.subspan(run.start, run.size), run.start));
-    }
+    std::vector<LayerPart> parts;
+    for (const PageRun& run : owned)
+      parts.push_back({memory.subspan(run.start, run.size), run.start});
+    VMFORK_CHECK(WriteLayer(layer.Get(), parts, helpers));
     VMFORK_TRY(file, Seal(std::move(layer)));
     return Image::Make(view.Size(), {{0, view.Size(), std::move(file), 0}});
   }
@@ -91,13 +84,13 @@ Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view) {
   if (owned.empty()) return view.GetImage();
   VMFORK_TRY(runs, PlanLayer(owned, parent));
   uint64_t layer_size = 0;
-  for (const PageRun& run : runs) layer_size += run.size;
-  VMFORK_TRY(layer, NewLayer(layer_size));
-  uint64_t position = 0;
+  std::vector<LayerPart> parts;
   for (const PageRun& run : runs) {
-    VMFORK_CHECK(WriteSparse(layer.Get(), memory.subspan(run.start, run.size), position));
-    position += run.size;
+    parts.push_back({memory.subspan(run.start, run.size), layer_size});
+    layer_size += run.size;
   }
+  VMFORK_TRY(layer, NewLayer(layer_size));
+  VMFORK_CHECK(WriteLayer(layer.Get(), parts, helpers));
   VMFORK_TRY(file, Seal(std::move(layer)));
   return Image::Overlay(parent, ToExtents(runs, file));
 }

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "base/result.h"
+#include "base/worker_pool.h"
 #include "memory/private_view.h"
 
 namespace vmfork {
@@ -15,7 +16,8 @@ inline constexpr size_t kMaxExtents = 32;
 
 // The image that equals what `view` shows now. Only pages the VM owns are copied, into a new memfd
 // that is then sealed; pages that are all zero become holes. Nobody may write the view meanwhile.
-// The view itself is left as it is.
-Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view);
+// The view itself is left as it is. Idle threads of `helpers` take a share of the copying.
+Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view,
+                                                  WorkerPool* helpers = nullptr);
 
 }  // namespace vmfork

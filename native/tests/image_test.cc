@@ -157,10 +157,11 @@ TEST(ExtentsStayBoundedOverGenerations) {
   constexpr uint64_t kPages = 8192;
   auto view = PrivateView::Map(Image::Zero(kPages * kPageSize));
   std::minstd_rand random(1);
+  WorkerPool helpers(2, "test");
   size_t most = 0;
   for (int generation = 0; generation < 200; ++generation) {
     for (int i = 0; i < 12; ++i) Put(*view, random() % kPages, static_cast<char>('a' + i));
-    auto image = CaptureImage(*view);
+    auto image = CaptureImage(*view, &helpers);
     EXPECT_TRUE(image.has_value());
     most = std::max(most, (*image)->Extents().size());
     if (generation % 20 == 19) {

@@ -67,10 +67,10 @@ void LearnWrites(Engine& engine, Machine& machine, const Snapshot& snapshot) {
 }
 
 // Of a machine that stands still.
-Result<std::shared_ptr<Snapshot>> Capture(const Engine& engine, Machine& machine) {
+Result<std::shared_ptr<Snapshot>> Capture(Engine& engine, Machine& machine) {
   VMFORK_TRY(state, machine.ReadState());
   VMFORK_CHECK(CopyWritableMedia(engine, state.config));
-  VMFORK_TRY(image, CaptureImage(machine.View()));
+  VMFORK_TRY(image, CaptureImage(machine.View(), &engine.DiskThreads()));
   // The source goes on over the new image: what it shared with nobody it now shares with its
   // clones.
   VMFORK_CHECK(machine.View().Show(image));
