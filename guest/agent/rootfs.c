@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 #include "link.h"
 #include "mounts.h"
 
-enum { kNameBytes = 32, kResolvMaxBytes = 4096 };
+enum { kNameBytes = 32, kResolvMaxBytes = 4096, kYields = 2 };
 
 // One mount at a time: there is one container.
 static struct {
@@ -144,9 +145,20 @@ static void mount_now(struct stream* stream) {
   stream_close(stream);
 }
 
+// The driver's work item may be due since before this process was woken: it comes first then. Its
+// log would wake us as well, but not before the next tick (kernel/printk/printk.c, wake_up_klogd).
+static int check_disks_at_rest(void) {
+  int error = check_disks();
+  for (int i = 0; error == EAGAIN && i < kYields; i++) {
+    sched_yield();
+    error = check_disks();
+  }
+  return error;
+}
+
 // Asks once more after the watch began: the disk may have come in between.
 static void mount_when_ready(struct stream* stream) {
-  int error = check_disks();
+  int error = check_disks_at_rest();
   if (error == EAGAIN && log_fd < 0) {
     error = watch_devices() ? check_disks() : errno;
   }
@@ -182,6 +194,7 @@ void rootfs_mount_start(const struct frame* frame, uint8_t* payload) {
     return;
   }
   stop_watching();
+  link_flush();  // The host may wait for what was said before; mounting takes its time.
   mount_when_ready(stream);
 }
 
