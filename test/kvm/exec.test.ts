@@ -97,7 +97,7 @@ test('a terminal has a size, follows resize(), and interrupts', async () => {
 });
 
 describe('large streams', () => {
-  const total = scale({ full: 256, nested: 256, interpreted: 16 });
+  const total = scale({ full: 256, nested: 256, interpreted: 8 });
 
   test(`${total} MiB through a command, both ways, hash-checked, with bounded memory`, async () => {
     const command = clone.spawn(['cat']);
