@@ -215,7 +215,7 @@ export class Machine implements VmEventSink {
    * Back to the moment of its fork, and not itself yet: what was under way has failed with `VMF_RESET`. Resolves with the
    * new channel and the stages. When the reset itself fails, the machine runs on as it was.
    */
-  async rewind(options: NativeForkOptions, past: SessionPast): Promise<Rewound> {
+  async rewind(options: NativeForkOptions, past: SessionPast, clock: StageClock): Promise<Rewound> {
     const before = this.sessionFor('reset');
     this.#go('resetting');
     let stages: NativeStage[];
@@ -228,6 +228,7 @@ export class Machine implements VmEventSink {
     } finally {
       this.#closedMeanwhile = undefined;
     }
+    clock.mark('reset');
     if (this.#gone) throw this.#gone;
     this.#failPending(before, new VmforkError('VMF_RESET'));
     return { session: this.openControl(past), stages };

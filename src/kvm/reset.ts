@@ -28,9 +28,9 @@ export async function resetMachine(
   const { session, stages } = await machine.rewind(
     { cid: identity.cid, controlBytes: resume, consoleBytes },
     metadata,
+    clock,
   );
   machine.engine.identities.refill();
-  clock.mark('reset');
   try {
     const parent = { cid: metadata.cid, kernel: metadata.agent.kernel };
     await acknowledge(session, identity, parent, options);
