@@ -44,8 +44,6 @@ export default defineConfig({
           exclude: nested ? leftOut : [],
           setupFiles: ['test/setup.ts'],
           fileParallelism: false,
-          // A guest that the host leaves without a processor for seconds may miss a limit of its own; a defect fails thrice.
-          retry: 2,
           testTimeout: kvmTimeoutMs,
           hookTimeout: kvmTimeoutMs,
         },
