@@ -2,6 +2,7 @@
 // and what they cost while all live. First with as many shells made ahead, then with none. Below the library's own queue, which
 // lets as many guests start at a time as there are processors: here all of them start at once.
 
+import { getPriority, setPriority } from 'node:os';
 import { Engine, type Snapshot } from '#src/index.js';
 import { BareFork } from '../harness/bare-fork.js';
 import type { BenchCase, CaseRun } from '../harness/case.js';
@@ -20,6 +21,7 @@ export const storm: BenchCase = {
   defaultN: 1000,
   async measure(run) {
     const meter = openKernelMeter();
+    raisePriority();
     try {
       await withShells(run, run.n, meter, '');
       return await withShells(run, 0, meter, '_cold');
@@ -28,6 +30,15 @@ export const storm: BenchCase = {
     }
   },
 };
+
+/** A thousand guests outweigh the thread that forks them at any nice value of theirs; this lets it stay ahead of them. */
+function raisePriority(): void {
+  try {
+    setPriority(-20);
+  } catch {
+    // Without the privilege; the report says which priority it was.
+  }
+}
 
 async function withShells(
   run: CaseRun,
@@ -53,7 +64,7 @@ async function withShells(
   } finally {
     await Promise.all(clones.map((clone) => clone.destroy()));
   }
-  return { ...guestParameters(snapshot), clones: run.n };
+  return { ...guestParameters(snapshot), clones: run.n, priority: getPriority() };
 }
 
 async function forkAll(

@@ -18,7 +18,6 @@ namespace {
 // also lives in it.
 constexpr size_t kStackBytes = 256 << 10;
 constexpr uint64_t kLongTurnNs = 20'000'000;
-constexpr int kLastNice = 19;         // what comes after it is SCHED_IDLE, sched(7)
 constexpr size_t kMaxNameBytes = 15;  // pthread_setname_np(3)
 
 // struct sched_attr, version 0 (sched_setattr(2)); the C library has none.
@@ -75,7 +74,7 @@ void ComputeInBackground(int nice) {
   if (::syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) != 0) return;
   // A program that has chosen a policy for its threads keeps it.
   if (attributes.policy != SCHED_OTHER) return;
-  attributes.policy = nice >= kLastNice ? SCHED_IDLE : SCHED_BATCH;
+  attributes.policy = SCHED_BATCH;
   attributes.nice = std::max(attributes.nice, nice);
   // For this policy the length of a turn: 0.1 … 100 ms (kernel/sched/syscalls.c, __setparam_fair).
   attributes.runtime = kLongTurnNs;

@@ -41,9 +41,9 @@ class Thread {
 
 // For a thread that computes without end: it has its share of the processors in longer turns and
 // interrupts no other thread by waking up, so that threads that want a processor only briefly
-// (JavaScript's, the kernel's workers) are served at once. `nice` makes the share smaller, 0 to 19;
-// 19 leaves only what nobody else wants. Where the kernel cannot give longer turns (before Linux
-// 6.12), it does the rest.
+// (JavaScript's, the kernel's workers) are served at once. `nice` makes the share smaller, 0 to 19.
+// Where the kernel cannot give longer turns (before Linux 6.12, and for SCHED_IDLE), it does the
+// rest.
 void ComputeInBackground(int nice);
 
 }  // namespace vmfork

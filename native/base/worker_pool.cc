@@ -4,12 +4,13 @@
 #include <pthread.h>
 
 #include "base/signals.h"
+#include "base/thread.h"
 
 namespace vmfork {
 
-WorkerPool::WorkerPool(unsigned threads, const char* thread_name) {
+WorkerPool::WorkerPool(unsigned threads, const char* thread_name, Kind kind) {
   for (unsigned i = 0; i < threads; ++i) {
-    threads_.emplace_back([this] { Main(); });
+    threads_.emplace_back([this, kind] { Main(kind); });
     ::pthread_setname_np(threads_.back().native_handle(), thread_name);
   }
 }
@@ -31,8 +32,9 @@ void WorkerPool::Submit(std::function<void()> task) {
   changed_.notify_one();
 }
 
-void WorkerPool::Main() {
+void WorkerPool::Main(Kind kind) {
   BlockSignals();
+  if (kind == Kind::kBackground) ComputeInBackground(0);
   for (;;) {
     std::function<void()> task;
     {

@@ -16,7 +16,11 @@ namespace vmfork {
 
 class WorkerPool {
  public:
-  WorkerPool(unsigned threads, const char* thread_name);
+  // Whether somebody waits for what the threads do; those nobody waits for interrupt no other
+  // thread by waking up.
+  enum class Kind { kAwaited, kBackground };
+
+  WorkerPool(unsigned threads, const char* thread_name, Kind kind = Kind::kAwaited);
   ~WorkerPool();  // runs what was submitted, then joins
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
@@ -24,7 +28,7 @@ class WorkerPool {
   void Submit(std::function<void()> task);
 
  private:
-  void Main();
+  void Main(Kind kind);
 
   std::mutex mutex_;  // guards tasks_ and stopping_
   std::condition_variable changed_;

@@ -43,7 +43,8 @@ Result<std::shared_ptr<Engine>> Engine::Create(EngineOptions options) {
     engine->loops_.push_back(std::move(loop));
   }
   engine->workers_ = std::make_unique<WorkerPool>(kWorkers, "vmfork-work");
-  engine->reapers_ = std::make_unique<WorkerPool>(kReapers, "vmfork-reap");
+  engine->reapers_ =
+      std::make_unique<WorkerPool>(kReapers, "vmfork-reap", WorkerPool::Kind::kBackground);
   engine->disk_threads_ = std::make_unique<WorkerPool>(kDiskThreads, "vmfork-disk");
   engine->vcpu_nice_ = options.vcpu_nice;
   engine->scratch_directory_ = std::move(options.scratch_directory);

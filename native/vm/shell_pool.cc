@@ -32,7 +32,7 @@ ShellPool::ShellPool(const Engine& engine, ShellLimits limits)
     : engine_(engine),
       limits_{.ready = std::min(limits.ready, limits.kept), .kept = limits.kept},
       link_(std::make_shared<ShellPoolLink>(this)),
-      maker_(std::make_unique<WorkerPool>(1, "vmfork-shell")) {}
+      maker_(std::make_unique<WorkerPool>(1, "vmfork-shell", WorkerPool::Kind::kBackground)) {}
 
 ShellPool::~ShellPool() {
   link_->Cut();

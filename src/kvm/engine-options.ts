@@ -16,8 +16,7 @@ export interface EngineOptions {
   shells?: ShellOptions | undefined;
   /**
    * Nice value of the threads that run guests, 0 to 19: by how much they yield to other threads, those of this program
-   * included. With many busy guests on few processors, 19 keeps forks and streams quick: guests then have only what nobody
-   * else wants (SCHED_IDLE). Default 0.
+   * included. With many busy guests on few processors, 19 keeps forks and streams quick. Default 0.
    */
   vcpuNice?: number | undefined;
 }

@@ -69,7 +69,7 @@ export async function forkMachine(origin: Origin, plan: ForkPlan, charge: Charge
   }
 }
 
-async function makeMachine(
+function makeMachine(
   { engine, native }: Origin,
   { options, release }: ForkPlan,
   identity: Identity,
@@ -81,13 +81,10 @@ async function makeMachine(
   const consoleBytes = options.consoleBytes ?? DEFAULT_CONSOLE_BYTES;
   clock.mark('identity');
   const forkOptions = { cid: identity.cid, controlBytes, consoleBytes };
-  const machine = await engine.fork(
-    native,
-    forkOptions,
-    (vm) => new Machine(engine, vm, () => charge.release()),
-  );
-  clock.mark('fork');
-  return machine;
+  return engine.fork(native, forkOptions, (vm) => {
+    clock.mark('fork'); // It runs.
+    return new Machine(engine, vm, () => charge.release());
+  });
 }
 
 /** Waits until the guest has applied its identity. Rejects with `VMF_IDENTITY` when it does not. */
