@@ -32,19 +32,41 @@ std::vector<Extent> ToExtents(const std::vector<PageRun>& runs,
   return extents;
 }
 
-// What to copy, so that the new image has no more than kMaxExtents: the written pages and gaps
-// between them, larger ones where smaller ones do not suffice, in the end everything. An image that
-// would have too many gets well below the bound, so that this happens once in many generations.
+// To copy so much takes no longer than one clone's mapping around it.
+constexpr uint64_t kCheapGapBytes = 4 * kPageSize;
+
+// What the gaps between runs can be filled up to, one size after the other.
+std::vector<uint64_t> GapSizes(const std::vector<PageRun>& runs) {
+  std::vector<uint64_t> sizes = {kCheapGapBytes};
+  for (size_t i = 1; i < runs.size(); ++i) {
+    const uint64_t gap_bytes = runs[i].start - runs[i - 1].start - runs[i - 1].size;
+    if (gap_bytes > kCheapGapBytes) sizes.push_back(gap_bytes);
+  }
+  std::ranges::sort(sizes);
+  const auto repeated = std::ranges::unique(sizes);
+  sizes.erase(repeated.begin(), repeated.end());
+  return sizes;
+}
+
+// What to copy, so that the new image has no more than kMaxExtents: the written pages, and as few
+// of the clean ones between them as will do; where no gaps suffice, everything.
 Result<std::vector<PageRun>> PlanLayer(const std::vector<PageRun>& owned, const Image& parent) {
   const auto nothing = std::make_shared<const UniqueFd>();
-  size_t most = kMaxExtents;
-  for (uint64_t gap_bytes = kSmallGapBytes; gap_bytes < parent.Size(); gap_bytes *= 2) {
-    std::vector<PageRun> runs = Coalesce(owned, gap_bytes);
+  const std::vector<uint64_t> gaps = GapSizes(owned);
+  std::vector<PageRun> best = {{0, parent.Size()}};
+  // The larger the gaps that are copied, the fewer extents there are.
+  for (size_t low = 0, high = gaps.size(); low < high;) {
+    const size_t middle = low + (high - low) / 2;
+    std::vector<PageRun> runs = Coalesce(owned, gaps[middle]);
     VMFORK_TRY(image, Image::Overlay(parent, ToExtents(runs, nothing)));
-    if (image->Extents().size() <= most) return runs;
-    most = kMaxExtents / 2;
+    if (image->Extents().size() <= kMaxExtents) {
+      best = std::move(runs);
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
   }
-  return std::vector<PageRun>{{0, parent.Size()}};
+  return best;
 }
 
 Result<UniqueFd> NewLayer(uint64_t size) {

@@ -12,7 +12,7 @@ namespace vmfork {
 
 // Extents of an image that was captured: so few that a thousand clones of it stay below what a
 // process may map by default (vm.max_map_count, 65,530).
-inline constexpr size_t kMaxExtents = 32;
+inline constexpr size_t kMaxExtents = 48;
 
 // The image that equals what `view` shows now. Only pages the VM owns are copied, into a new memfd
 // that is then sealed; pages that are all zero become holes. Nobody may write the view meanwhile.
