@@ -318,8 +318,9 @@ static bool apply_clock(const struct identity* identity) {
   return clock_settime(CLOCK_REALTIME, &time) == 0;
 }
 
-// Returns the stage that failed, or NULL. Entropy comes last: clock and host name are mixed into the kernel's pool as well
-// (add_device_randomness()), and before a reseed that costs one hash block less than after it.
+// Returns the stage that failed, or NULL. Entropy comes last: clock and host name are mixed into
+// the kernel's pool as well (add_device_randomness()), and before a reseed that costs one hash
+// block less than after it.
 static const char* apply(const struct identity* identity) {
   if (with_kernel && !apply_clock(identity)) return "clock";
   if (!store_files(identity)) return "identity";

@@ -7,8 +7,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { ownedName } from '#src/owner.js';
 import { ImageStore } from '#src/oci/store.js';
+import { ownedName } from '#src/owner.js';
 import { digestOf, makeLayout, noise, readLayer, run, Scratch } from '../../helpers/oci/images.js';
 import { makeImage, OddRegistry, sendRange } from '../../helpers/oci/odd-registry.js';
 
