@@ -5,9 +5,7 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -15,6 +13,7 @@
 
 #include "memory/gpa.h"
 #include "memory/private_view.h"
+#include "tests/folder.h"
 #include "tests/sample_state.h"
 #include "tests/test.h"
 #include "vm/snapshot.h"
@@ -23,17 +22,6 @@ namespace vmfork {
 
 inline constexpr uint64_t kMemoryBytes = 64 << 20;
 using SnapshotPtr = std::shared_ptr<Snapshot>;
-
-// A folder that goes with the test.
-class Folder {
- public:
-  Folder() { EXPECT_TRUE(::mkdtemp(path_.data()) != nullptr); }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_ = "/tmp/vmfork-test-XXXXXX";
-};
 
 // Pages and what fills them.
 using Pages = std::vector<std::pair<uint64_t, char>>;

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "tests/block_guest.h"
+#include "tests/folder.h"
 
 namespace vmfork::testing {
 namespace {
@@ -159,9 +160,8 @@ TEST(DriverThatRepeatsAHeadIsHeldToTheRingsSize) {
 }
 
 TEST(CopiesAreEqualSparseAndApart) {
-  char name[] = "/tmp/vmfork-media-XXXXXX";
-  const std::string directory = ::mkdtemp(name);
-  for (const std::string& place : {std::string(), directory + "/made/when/needed"}) {
+  const Folder folder;
+  for (const std::string& place : {std::string(), folder / "made/when/needed"}) {
     auto scratch = BlockMedium::MakeScratch(64 << 20, place).value();
     const std::string content = RandomContent();
     std::ignore = WriteFully(scratch->Fd(), std::as_bytes(std::span(content)), 32 << 20);
@@ -178,8 +178,7 @@ TEST(CopiesAreEqualSparseAndApart) {
     EXPECT_EQ(::pread(scratch->Fd(), read.data(), 1, 32 << 20), 1);
     EXPECT_EQ(read[0], content[0]);
   }
-  EXPECT_TRUE(std::filesystem::is_empty(directory + "/made/when/needed"));
-  std::filesystem::remove_all(directory);
+  EXPECT_TRUE(std::filesystem::is_empty(folder / "made/when/needed"));
 }
 
 TEST(ImagesAreOpenOnce) {
@@ -205,13 +204,11 @@ TEST(WhatIsNoDiskIsRefused) {
     EXPECT_TRUE(medium.error().code == ErrorCode::kDisk);
     EXPECT_TRUE(medium.error().ToString().find(path) != std::string::npos);
   }
-  char directory[] = "/tmp/vmfork-media-XXXXXX";
-  ASSERT_TRUE(::mkdtemp(directory) != nullptr);
-  const std::string fifo = std::string(directory) + "/fifo";
+  const Folder folder;
+  const std::string fifo = folder / "fifo";
   EXPECT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
   auto medium = BlockMedium::Open(fifo, BlockMedium::Kind::kImage, ErrorCode::kDisk);
   EXPECT_TRUE(medium.error().code == ErrorCode::kDisk);
-  std::filesystem::remove_all(directory);
 }
 
 // A nameless file on a filesystem of 64 KiB that nobody else sees. The mount is made in a namespace
