@@ -35,6 +35,13 @@ void EngineHandle::SubmitLocked(std::move_only_function<void()> job, Lane lane) 
   });
 }
 
+Result<void> EngineHandle::BeginJob() {
+  std::lock_guard lock(mutex_);
+  if (closing_) return std::unexpected(EngineClosed());
+  ++jobs_;
+  return {};
+}
+
 void EngineHandle::EndJob() {
   std::lock_guard lock(mutex_);
   --jobs_;
@@ -59,11 +66,7 @@ Result<std::shared_ptr<VmRecord>> EngineHandle::Fork(std::shared_ptr<const Snaps
 
 Result<std::shared_ptr<VmRecord>> EngineHandle::TryFork(
     const std::shared_ptr<const Snapshot>& snapshot, const ForkOptions& options) {
-  {
-    std::lock_guard lock(mutex_);
-    if (closing_) return std::unexpected(EngineClosed());
-    ++jobs_;  // the engine stays until EndJob()
-  }
+  VMFORK_CHECK(BeginJob());
   const Newborn newborn = Conceive();
   auto vm = Vm::TryFork(engine_, snapshot, options, newborn.events);
   Result<std::shared_ptr<VmRecord>> record = nullptr;
@@ -76,11 +79,7 @@ Result<std::shared_ptr<VmRecord>> EngineHandle::TryFork(
 }
 
 Result<bool> EngineHandle::TryReset(Vm& vm, const ForkOptions& options) {
-  {
-    std::lock_guard lock(mutex_);
-    if (closing_) return std::unexpected(EngineClosed());
-    ++jobs_;
-  }
+  VMFORK_CHECK(BeginJob());
   auto reset = vm.TryReset(options);
   EndJob();
   return reset;

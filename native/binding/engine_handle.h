@@ -67,6 +67,8 @@ class EngineHandle : public std::enable_shared_from_this<EngineHandle> {
   Newborn Conceive();
   Result<std::shared_ptr<VmRecord>> Adopt(const Newborn& newborn, Result<std::shared_ptr<Vm>> vm);
   void SubmitLocked(std::move_only_function<void()> job, Lane lane);
+  // The engine stays until EndJob(). Error: kState, it is being closed.
+  Result<void> BeginJob();
   void EndJob();
   void ShutDown();
   void FinishClose(const JsTurn& turn);
