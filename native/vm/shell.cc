@@ -136,7 +136,7 @@ Result<void> Shell::Prime(const ShellContent& content) {
 
 Result<void> Shell::PrimeMemory(const ShellContent& content) {
   untouched_ = true;
-  if (content.image == nullptr) return view_.Hide();
+  if (content.image == nullptr) return {};  // nothing is in view already
   VMFORK_CHECK(view_.Show(content.image));
   view_.CopyAhead(content.written);
   return {};

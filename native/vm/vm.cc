@@ -5,7 +5,6 @@
 
 #include <chrono>
 #include <string>
-#include <thread>
 
 #include "boot/cpuid.h"
 #include "memory/capture.h"
