@@ -73,19 +73,17 @@ async function forkAll(
   clones: BareFork[],
   suffix: string,
 ): Promise<void> {
-  const answers: Promise<void>[] = [];
-  let answered = 0;
-  const start = now();
   let begun = 0;
+  const start = now();
   const forker = async () => {
     while (begun++ < run.n) clones.push(await BareFork.of(snapshot));
   };
   await Promise.all(Array.from({ length: FORKERS }, forker));
   run.samples.addMs(`forked${suffix}_ms`, msSince(start));
-  for (const clone of clones) answers.push(clone.answer().then(() => void answered++));
+  let answered = 0;
   const reports = setInterval(() => run.progress(`${answered} answered`), REPORT_EVERY_MS);
   try {
-    await Promise.all(answers);
+    await Promise.all(clones.map((clone) => clone.answer().then(() => void answered++)));
   } finally {
     clearInterval(reports);
   }
