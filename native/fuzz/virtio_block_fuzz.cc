@@ -47,9 +47,16 @@ class DiskGuest {
     ++index_;
     std::memcpy(ram_.base + 256 + 2, &index_, sizeof index_);
   }
+  // Whether as many requests are unanswered as the ring has entries; one more would break it.
+  bool RingIsFull() const {
+    uint16_t used = 0;
+    std::memcpy(&used, ram_.base + 512 + 2, sizeof used);
+    return static_cast<uint16_t>(index_ - used) >= FuzzDriver::kRingSize;
+  }
   void Forget() {
     index_ = 0;
     std::memcpy(ram_.base + 256 + 2, &index_, sizeof index_);
+    std::memcpy(ram_.base + 512 + 2, &index_, sizeof index_);
   }
 
  private:
@@ -105,6 +112,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       guest.Forget();
       driver.Start(kFeatures, 1);
     }
+    // As a rule it waits for room; the pause ends when all is answered.
+    if (guest.RingIsFull() && action % 64 != 5) transport.Pause(), transport.Resume();
     guest.Send(in);
     transport.Notify();
   }

@@ -9,6 +9,7 @@
 #include <linux/virtio_ring.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <functional>
 #include <tuple>
@@ -138,7 +139,10 @@ void RoundTrip(VirtioTransport& transport, Device& fresh, Ram& ram) {
   transport.Save(out);
   VirtioTransport copy(fresh, ram.memory, Interrupt(), Loop());
   ByteReader in(out.Bytes());
-  if (!copy.Restore(in)) __builtin_trap();
+  const auto restored = copy.Restore(in);
+  if (restored) return;
+  std::fprintf(stderr, "not restored: %s\n", restored.error().ToString().c_str());
+  __builtin_trap();
 }
 
 }  // namespace vmfork::fuzzing

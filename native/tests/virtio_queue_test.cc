@@ -128,6 +128,21 @@ TEST(AvailableIndexThatRunsAheadBreaksTheRing) {
   EXPECT_TRUE(backwards.IsBroken());
 }
 
+TEST(MoreOutstandingThanTheRingHasBreaksIt) {
+  Ring r;
+  r.driver.SetDescriptor(0, {r.data, 8, 0, 0});
+  for (int i = 0; i < kSize; ++i) r.driver.Publish(0);
+  for (int i = 0; i < kSize; ++i) EXPECT_TRUE(r.queue.Pop(r.chain));
+  r.driver.Publish(0);
+  EXPECT_FALSE(r.queue.Pop(r.chain));
+  EXPECT_TRUE(r.IsBroken());
+  ByteWriter out;  // whatever the guest did, its state can be restored
+  r.queue.Save(out);
+  Ring copy;
+  ByteReader in(out.Bytes());
+  EXPECT_TRUE(copy.queue.Restore(in).has_value());
+}
+
 TEST(BrokenRingYieldsNothingUntilItIsEnabledAgain) {
   Ring r;
   EXPECT_FALSE(r.PopsOne({UINT64_MAX, 8, 0, 0}));

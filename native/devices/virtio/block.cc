@@ -68,19 +68,9 @@ void BlockDevice::ReadConfig(uint64_t offset, std::span<std::byte> data) {
   CopyConfig(std::as_bytes(std::span(&config, 1)), offset, data);
 }
 
-// As DrainQueue(), but with a bound on what is under way.
 void BlockDevice::ProcessQueues() {
-  Virtqueue& queue = context_->Queue(0);
-  const size_t turn = size_t{2} * queue.MaxSize();
-  size_t done = 0;
-  do {
-    while (in_flight_ < queue.MaxSize() && queue.Pop(chain_)) {
-      HandleChain(queue);
-      if (++done >= turn) return context_->ScheduleWork();
-    }
-    if (in_flight_ >= queue.MaxSize()) return;  // Deliver() goes on
-    if (++done >= turn) return context_->ScheduleWork();
-  } while (queue.EnableNotification());
+  DrainQueue(*context_, 0, chain_,
+             [this](Virtqueue& queue, DescriptorChain&) { HandleChain(queue); });
 }
 
 void BlockDevice::HandleChain(Virtqueue& queue) {
@@ -97,7 +87,6 @@ void BlockDevice::HandleChain(Virtqueue& queue) {
   // Images are in the page cache as a rule; then a thread's wake-up would be most of the time.
   if (verdict == BlockRequest::Verdict::kDone || request->TryExecuteNow())
     return Finish(std::move(request));
-  ++in_flight_;
   io_.Submit(std::move(request));
 }
 
@@ -110,18 +99,10 @@ void BlockDevice::Finish(std::unique_ptr<BlockRequest> request) {
 // On an I/O thread. Also while paused: a pause waits for it.
 void BlockDevice::Deliver() {
   DeviceLock lock(*context_);
-  const bool was_full = in_flight_ >= kQueueSize;
-  while (auto request = io_.TakeCompleted()) {
-    --in_flight_;
-    Finish(std::move(request));
-  }
-  if (was_full && context_->Running()) ProcessQueues();
+  while (auto request = io_.TakeCompleted()) Finish(std::move(request));
 }
 
-void BlockDevice::Reset() {
-  io_.Cancel();
-  in_flight_ = 0;
-}
+void BlockDevice::Reset() { io_.Cancel(); }
 
 void BlockDevice::Save(ByteWriter& out) const { out.Put(Sectors()); }
 

@@ -52,9 +52,6 @@ class BlockDevice : public VirtioDevice {
   DeviceContext* context_ = nullptr;
   const Access access_;
   BlockDisk disk_;
-  // Given to io_ and not yet answered. The ring's size is the most that a driver which keeps to the
-  // rules can have; another waits.
-  size_t in_flight_ = 0;
   // Reused, so that requests cause no allocation.
   DescriptorChain chain_;
   std::vector<std::unique_ptr<BlockRequest>> spare_;

@@ -82,8 +82,10 @@ bool Virtqueue::Pop(DescriptorChain& chain) {
   if (!ready_ || broken_reason_ != nullptr) return false;
   if (last_available_ == available_index_) {
     const uint16_t index = LoadAvailable(kIndexOffset);
-    // The driver can have made at most `size` chains available that we have not taken.
-    if (static_cast<uint16_t>(index - last_available_) > size_) {
+    // Section 2.7: at most as many buffers as the queue's size are queued at any given time, i.e.
+    // made available and not yet used.
+    const auto outstanding = static_cast<uint16_t>(index - used_index_);
+    if (static_cast<uint16_t>(index - last_available_) > size_ || outstanding > size_) {
       MarkBroken("the available index runs ahead of the ring");
       return false;
     }

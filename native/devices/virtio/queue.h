@@ -58,7 +58,8 @@ class Virtqueue {
   Result<void> Restore(ByteReader& in);
 
   // For devices.
-  // The next chain; false when there is none (or the queue is not ready, or broken).
+  // The next chain; false when there is none (or the queue is not ready, or broken). Taken and not
+  // yet returned are never more than the ring has entries.
   bool Pop(DescriptorChain& chain);
   // Puts the chain that was popped last back; only before any other call.
   void UndoPop() { --last_available_; }
