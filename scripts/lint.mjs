@@ -7,6 +7,7 @@ import { checkLayers } from './check-layers.mjs';
 import { checkSize } from './check-size.mjs';
 import { configure } from './cmake.mjs';
 import { hashInputs, listFiles, writeFileAtomic } from './lib/files.mjs';
+import { Outcome } from './lib/outcome.mjs';
 import { cacheDir, root } from './lib/project.mjs';
 import { Failure, main, mustRun, run, runCheck, step } from './lib/run.mjs';
 
@@ -66,14 +67,17 @@ const stampOf = (key) => join(cacheDir(), 'tidy', key.slice(0, 32));
 
 /** Runs every check, also after a failure; each counts as one test. */
 export async function lint() {
-  let failed = 0;
+  const outcome = new Outcome();
   for (const [name, check] of Object.entries(checks)) {
-    await step(`lint: ${name}`, () => check().then(() => '')).catch((error) => {
-      if (!(error instanceof Failure)) throw error;
-      failed++;
-    });
+    await step(`lint: ${name}`, () => check().then(() => '')).then(
+      () => outcome.passed++,
+      (error) => {
+        if (!(error instanceof Failure)) throw error;
+        outcome.fail(`lint: ${name}`, error.output);
+      },
+    );
   }
-  return { passed: Object.keys(checks).length - failed, failed, skipped: 0 };
+  return outcome;
 }
 
 if (process.argv[1] === import.meta.filename) {

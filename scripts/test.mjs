@@ -1,6 +1,7 @@
 // `npm test [STAGE…]`: everything that must hold, from a fresh clone on. Stages: lint native fuzz unit
 // kvm nested (all without a name). The last line sums up every runner: `N passed, N failed, N skipped`.
 
+import { Outcome } from './lib/outcome.mjs';
 import { prepare } from './lib/prepare.mjs';
 import { Failure, main } from './lib/run.mjs';
 import { fuzz, native } from './stages/native.mjs';
@@ -18,7 +19,7 @@ async function runPlan(wanted) {
   for (const lanes of plan) {
     const runLane = async (names) => {
       for (const name of names.filter((candidate) => wanted.includes(candidate))) {
-        results.push({ name, ...(await runStage(name)) });
+        results.push({ name, outcome: await runStage(name) });
       }
     };
     await Promise.all(lanes.map(runLane));
@@ -32,17 +33,17 @@ async function runStage(name) {
     return await stages[name]();
   } catch (error) {
     console.error(error instanceof Failure ? `error: ${error.message}` : error);
-    return { passed: 0, failed: 1, skipped: 0 };
+    return new Outcome().fail(name, error.output ?? String(error));
   }
 }
 
 function report(results) {
-  const line = (r) => `${r.passed} passed, ${r.failed} failed, ${r.skipped} skipped`;
-  for (const result of results) console.log(`${result.name.padEnd(8)} ${line(result)}`);
-  const sum = (field) => results.reduce((total, result) => total + result[field], 0);
-  const total = { passed: sum('passed'), failed: sum('failed'), skipped: sum('skipped') };
+  const total = new Outcome();
+  for (const { outcome } of results) total.add(outcome);
+  if (total.failed > 0) console.log(`\nWhat failed, once more:\n${total.describeFailures()}\n`);
+  for (const { name, outcome } of results) console.log(`${name.padEnd(8)} ${outcome}`);
   if (total.failed > 0 || total.passed === 0) process.exitCode = 1;
-  console.log(line(total));
+  console.log(String(total));
 }
 
 await main(async () => {

@@ -52,11 +52,18 @@ export async function mustRun(command, args, options = {}) {
   const result = await run(command, args, options);
   if (result.code === 0) return result.output;
   if (!options.echo) process.stderr.write(result.output);
-  throw new Failure(`${command} ${args.slice(0, 3).join(' ')} … exited with ${result.code}`);
+  const words = [command, ...args.slice(0, 3)].join(' ');
+  throw new Failure(`${words} … exited with ${result.code}`, result.output);
 }
 
 /** A failure whose message is all the user needs; the top level prints it without a stack. */
-export class Failure extends Error {}
+export class Failure extends Error {
+  /** `output`: what the command that failed said, when it was one. */
+  constructor(message, output = message) {
+    super(message);
+    this.output = output;
+  }
+}
 
 /** Runs one step and prints one line for it, with its time. `work` may return a note. */
 export async function step(name, work) {
@@ -78,7 +85,7 @@ export async function step(name, work) {
 export async function runCheck(check) {
   const problems = await check();
   for (const problem of problems) console.error(problem);
-  if (problems.length > 0) throw new Failure(`${problems.length} problems`);
+  if (problems.length > 0) throw new Failure(`${problems.length} problems`, problems.join('\n'));
 }
 
 /** Top level of a script: Failures are printed plainly, everything else with its stack; exit code 1. */

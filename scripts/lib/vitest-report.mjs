@@ -1,17 +1,32 @@
-// Totals of a JSON report of vitest.
+// Totals and failures of a JSON report of vitest.
 import { existsSync, readFileSync } from 'node:fs';
+import { relative } from 'node:path';
+import { Outcome } from './outcome.mjs';
 import { Failure } from './run.mjs';
 
 /**
- * { passed, failed, skipped }; throws when there is none. Errors outside of tests make vitest exit non-zero without a
+ * The Outcome of `name`; throws when there is no report. Errors outside of tests make vitest exit non-zero without a
  * failed test.
  */
-export function readReport(path, code) {
+export function readReport(name, path, code) {
   if (!existsSync(path)) throw new Failure(`vitest left no report (exit code ${code})`);
   const report = JSON.parse(readFileSync(path, 'utf8'));
-  return {
-    passed: report.numPassedTests,
-    failed: report.numFailedTests || (code === 0 ? 0 : 1),
-    skipped: report.numPendingTests + report.numTodoTests,
-  };
+  const outcome = new Outcome();
+  outcome.passed = report.numPassedTests;
+  outcome.skipped = report.numPendingTests + report.numTodoTests;
+  for (const file of report.testResults) addFailures(outcome, name, file);
+  if (code !== 0 && outcome.failed === 0) {
+    outcome.fail(name, `an error outside of a test (vitest exited with ${code}): see above`);
+  }
+  return outcome;
+}
+
+function addFailures(outcome, name, { name: path, status, message, assertionResults }) {
+  const place = `${name}: ${path.includes('/test/') ? path.slice(path.indexOf('/test/') + 1) : relative('.', path)}`;
+  const failed = assertionResults.filter((test) => test.status === 'failed');
+  for (const test of failed) {
+    outcome.fail(`${place} > ${test.fullName}`, test.failureMessages.join('\n'));
+  }
+  // A file that cannot be loaded, or whose hooks fail, has no failed test.
+  if (status === 'failed' && failed.length === 0) outcome.fail(place, message);
 }

@@ -4,6 +4,7 @@ import { availableParallelism } from 'node:os';
 import { basename, join } from 'node:path';
 import { buildPreset } from '../cmake.mjs';
 import { listFiles } from '../lib/files.mjs';
+import { Outcome } from '../lib/outcome.mjs';
 import { root } from '../lib/project.mjs';
 import { Failure, mustRun, run, step } from '../lib/run.mjs';
 
@@ -22,9 +23,9 @@ const threaded = /std::thread|std::atomic|base\/thread\.h|EventLoop|WorkerPool|V
 const isTest = (path) => path.endsWith('_test.cc');
 const isFuzzer = (path) => path.endsWith('_fuzz.cc');
 
-/** { passed, failed, skipped } over all native test executables in all builds. */
+/** The Outcome of all native test executables in all builds. */
 export async function native() {
-  const total = { passed: 0, failed: 0, skipped: 0 };
+  const total = new Outcome();
   const presets = ['plain', 'asan', 'tsan'];
   for (const preset of presets) await step(`native: build ${preset}`, () => buildPreset(preset));
   await step('native: tests', async () => {
@@ -75,22 +76,20 @@ function count(name, { code, output }, total) {
   const passed = Number(closing?.[1] ?? 0);
   const failed = Number(closing?.[2] ?? 0);
   total.passed += passed;
-  total.failed += code !== 0 && failed === 0 ? 1 : failed;
-  if (code !== 0) console.error(`${name} exited with ${code}:\n${output}`);
+  if (code === 0 && failed === 0) return;
+  total.fail(`native: ${name}`, output, Math.max(1, failed));
+  console.error(`${name} exited with ${code}:\n${output}`);
 }
 
 /** Each fuzz target runs on its corpus for some seconds; one target is one test. */
 export async function fuzz() {
-  const total = { passed: 0, failed: 0, skipped: 0 };
+  const total = new Outcome();
   await step('fuzz: build', () => buildPreset('fuzz'));
   await inLanes(listFiles('native/fuzz', isFuzzer), async (path) => {
     const name = basename(path, '.cc');
     await step(`fuzz: ${name}`, () => fuzzOne(name)).then(
       () => total.passed++,
-      (error) => {
-        console.error(error.message);
-        total.failed++;
-      },
+      (error) => total.fail(`fuzz: ${name}`, error.output ?? error.message),
     );
   });
   return total;

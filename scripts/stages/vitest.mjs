@@ -4,6 +4,7 @@ import { rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { listFiles } from '../lib/files.mjs';
+import { Outcome } from '../lib/outcome.mjs';
 import { hasKvm, root } from '../lib/project.mjs';
 import { run } from '../lib/run.mjs';
 import { readReport } from '../lib/vitest-report.mjs';
@@ -22,14 +23,13 @@ export async function kvm() {
   const files = listFiles('test/kvm', isTest);
   if (!hasKvm()) {
     console.error('\n*** no /dev/kvm here: the kvm suite runs only inside the emulated host ***');
-    return { passed: 0, failed: 0, skipped: files.length };
+    return Object.assign(new Outcome(), { skipped: files.length });
   }
   const pairs = files.filter((path) => !alone.includes(path));
   const atOnce = ['--fileParallelism', `--maxWorkers=${Math.min(2, availableParallelism())}`];
   const first = await runProject('kvm', 'kvm', [...atOnce, ...pairs], kvmTimeoutMs);
   const second = await runProject('kvm', 'kvm-alone', alone, kvmTimeoutMs);
-  const sum = (field) => first[field] + second[field];
-  return { passed: sum('passed'), failed: sum('failed'), skipped: sum('skipped') };
+  return first.add(second);
 }
 
 /** Runs tests of one project of vitest.config.ts; the report is build/vitest-`name`.json. */
@@ -40,7 +40,7 @@ async function runProject(project, name, options, timeoutMs) {
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
   const args = [vitest, 'run', '--project', project, ...reporters, ...options];
   const { code } = await run(process.execPath, args, { echo: true, timeoutMs });
-  return readReport(report, code);
+  return readReport(project, report, code);
 }
 
 export async function nested() {

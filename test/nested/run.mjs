@@ -19,7 +19,7 @@ async function withPreparedHost(use) {
   return withNestedHost(guestFiles, use);
 }
 
-/** The kvm suite, or the given files of it, inside nested hosts: { passed, failed, skipped }. */
+/** The kvm suite, or the given files of it, inside nested hosts: their Outcome. */
 export const runNestedSuite = (files) =>
   withPreparedHost((host) => runSuite(host, { resultDir, onOutput: write, files }));
 
@@ -30,9 +30,10 @@ if (process.argv[1] === import.meta.filename) {
   await main(async () => {
     const argv = process.argv.slice(2);
     if (argv.every(isTest)) {
-      const { passed, failed, skipped } = await runNestedSuite(argv.length > 0 ? argv : undefined);
-      console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
-      process.exitCode = failed > 0 ? 1 : 0;
+      const outcome = await runNestedSuite(argv.length > 0 ? argv : undefined);
+      if (outcome.failed > 0) console.log(outcome.describeFailures());
+      console.log(String(outcome));
+      process.exitCode = outcome.failed > 0 ? 1 : 0;
       return;
     }
     const onOutput = (chunk) => process.stdout.write(chunk);

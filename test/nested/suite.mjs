@@ -5,6 +5,7 @@
 import { readFileSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { listFiles } from '../../scripts/lib/files.mjs';
+import { Outcome } from '../../scripts/lib/outcome.mjs';
 import { readReport } from '../../scripts/lib/vitest-report.mjs';
 import { HostDied } from './host.mjs';
 
@@ -28,21 +29,21 @@ const reporters = [
 ];
 
 /**
- * Runs every file of test/kvm (or those given); sums up as { passed, failed, skipped }. One boot after the other: two
+ * Runs every file of test/kvm (or those given); returns the Outcome. One boot after the other: two
  * emulated hosts beside each other were several times slower than one after the other, and met their time limits.
  */
 export async function runSuite(host, { resultDir, onOutput, files = suiteFiles() }) {
-  const total = { passed: 0, failed: 0, skipped: 0 };
+  const total = new Outcome();
   const queue = shareBoots(files).map((shared) => ({ files: shared, boots: 1 }));
   for (const { files: shared, boots } of queue) {
     const result = await runOnce(host, shared, { resultDir, onOutput });
     if (result) {
-      for (const field of Object.keys(total)) total[field] += result[field];
+      total.add(result);
     } else if (boots < maxBoots) {
       console.error(`*** the emulated host was lost, boot ${boots} of ${maxBoots}: again ***`);
       queue.push(...shared.map((file) => ({ files: [file], boots: boots + 1 })));
     } else {
-      total.failed += shared.length;
+      total.fail(`nested: ${shared.join(' ')}`, 'the emulated host was lost', shared.length);
     }
   }
   return total;
@@ -63,7 +64,7 @@ function shareBoots(files) {
   return [...groups, ...files.filter((file) => longFiles.includes(file)).map((file) => [file])];
 }
 
-/** The totals of one boot; null when the emulated host was lost. */
+/** The Outcome of one boot; null when the emulated host was lost. */
 async function runOnce(host, files, { resultDir, onOutput }) {
   const directory = join(resultDir, basename(files[0], '.test.ts'));
   const report = join(directory, 'report.json');
@@ -72,9 +73,10 @@ async function runOnce(host, files, { resultDir, onOutput }) {
   const limits = { timeoutMs: bootTimeoutMs, silenceMs };
   try {
     const code = await host({ argv, resultDir: directory, ...limits, onOutput });
-    return readReport(report, code);
+    return readReport('nested', report, code);
   } catch (error) {
     console.error(`*** ${files.join(' ')}: ${error.message}`);
-    return error instanceof HostDied ? null : { passed: 0, failed: files.length, skipped: 0 };
+    if (error instanceof HostDied) return null;
+    return new Outcome().fail(`nested: ${files.join(' ')}`, error.message, files.length);
   }
 }
