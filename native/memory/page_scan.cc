@@ -90,14 +90,6 @@ Result<void> Walk(std::span<const std::byte> range, const Visitor& visit) {
 
 }  // namespace
 
-void AppendRun(std::vector<PageRun>& runs, PageRun run, uint64_t joined_gap_bytes) {
-  if (!runs.empty() && run.start - (runs.back().start + runs.back().size) <= joined_gap_bytes) {
-    runs.back().size = run.start + run.size - runs.back().start;
-  } else {
-    runs.push_back(run);
-  }
-}
-
 Result<std::vector<PageRun>> FindOwnedPages(std::span<const std::byte> range) {
   std::vector<PageRun> runs;
   VMFORK_CHECK(Walk(range, [&runs](uint64_t start, uint64_t size, bool owned) {
