@@ -119,6 +119,8 @@ export interface NativeVm {
   reset(options: NativeForkOptions): Promise<NativeStage[]>;
   /** The same here and now; null, and nothing done, when that would block. */
   tryReset(options: NativeForkOptions): NativeStage[] | null;
+  /** Its guest is up: what it has written by now, later clones of its snapshot may find copied already. */
+  started(): void;
   /** A few thousand RIP samples of vCPU 0 for boot profiling (developer tool). */
   sampleRip(count: number, intervalUs: number): Promise<BigUint64Array>;
   /** Ends the VM; resolves when its threads are gone and its memory is unmapped. Idempotent. */

@@ -42,6 +42,7 @@ export class BareFork implements VmEventSink {
     this.#session = new Session(socket, { onClosed }, this.#snapshot.metadata);
     await this.#session.expectResumed(FORK_RESUME);
     await this.#session.ping();
+    this.#vm.started();
   }
 
   async destroy(): Promise<void> {

@@ -76,6 +76,7 @@ void VmObject::Define(Napi::Env env) {
                               MethodOf<VmObject, &VmObject::TouchedRanges>("touchedRanges"),
                               MethodOf<VmObject, &VmObject::Reset>("reset"),
                               MethodOf<VmObject, &VmObject::TryReset>("tryReset"),
+                              MethodOf<VmObject, &VmObject::Started>("started"),
                               MethodOf<VmObject, &VmObject::SampleRip>("sampleRip"),
                               MethodOf<VmObject, &VmObject::Destroy>("destroy")});
 }
@@ -218,6 +219,13 @@ Napi::Value VmObject::TryReset(const Info& info) {
 
 Napi::Value VmObject::TouchedRanges(const Info& info) {
   return RunWithVm(info, [](Vm& vm) { return vm.TouchedPages(); }, RangesToJs);
+}
+
+Napi::Value VmObject::Started(const Info& info) {
+  const auto vm = record_->Get();
+  // Refused when the engine closes: then there is nobody to learn for.
+  if (vm && (*vm)->NoteStarted()) lease_->Handle()->Submit([vm = *vm] { vm->LearnStart(); });
+  return info.Env().Undefined();
 }
 
 Napi::Value VmObject::SampleRip(const Info& info) {

@@ -49,6 +49,7 @@ class VmObject {
   Napi::Value TouchedRanges(const Info& info);
   Napi::Value Reset(const Info& info);
   Napi::Value TryReset(const Info& info);
+  Napi::Value Started(const Info& info);
   Napi::Value SampleRip(const Info& info);
   Napi::Value Destroy(const Info& info);
 

@@ -4,11 +4,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
 #include "memory/capture.h"
+#include "memory/early_writes.h"
 #include "memory/gpa.h"
+#include "memory/page_runs.h"
 #include "memory/page_scan.h"
 #include "memory/private_view.h"
 #include "tests/test.h"
@@ -29,6 +32,48 @@ char At(const PrivateView& view, uint64_t page) {
 }
 void Put(const PrivateView& view, uint64_t page, char value) {
   view.Data()[page * kPageSize] = static_cast<std::byte>(value);
+}
+
+// Runs of whole pages.
+std::vector<PageRun> Pages(std::initializer_list<std::pair<uint64_t, uint64_t>> runs) {
+  std::vector<PageRun> list;
+  for (const auto& [page, count] : runs) list.push_back({page * kPageSize, count * kPageSize});
+  return list;
+}
+bool Same(std::span<const PageRun> a, std::span<const PageRun> b) {
+  return std::ranges::equal(a, b, [](const PageRun& x, const PageRun& y) {
+    return x.start == y.start && x.size == y.size;
+  });
+}
+
+TEST(RunsInCommon) {
+  const auto both = Intersect(Pages({{0, 4}, {6, 1}, {8, 4}}), Pages({{1, 2}, {3, 6}, {20, 1}}));
+  EXPECT_TRUE(Same(both, Pages({{1, 3}, {6, 1}, {8, 1}})));
+  EXPECT_TRUE(Intersect(Pages({{0, 4}}), Pages({{4, 4}})).empty());
+  EXPECT_TRUE(Intersect(Pages({}), Pages({{4, 4}})).empty());
+}
+
+TEST(EarlyWritesAreWhatStartsHaveInCommon) {
+  EarlyWrites early;
+  EXPECT_TRUE(early.OfHost().empty() && early.OfStart().empty());
+  early.SetHostWrites(Pages({{7, 1}}));
+  EXPECT_TRUE(Same(early.OfStart(), Pages({{7, 1}})));
+  EXPECT_TRUE(early.IsWanting());
+  early.AddStart(Pages({{2, 3}, {7, 1}, {30, 2}}));
+  EXPECT_TRUE(Same(early.OfStart(), Pages({{2, 3}, {7, 1}, {30, 2}})));
+  EXPECT_TRUE(early.IsWanting());
+  early.AddStart(Pages({{3, 5}, {40, 1}}));
+  EXPECT_TRUE(Same(early.OfStart(), Pages({{3, 2}, {7, 1}})));
+  EXPECT_FALSE(early.IsWanting());
+  early.AddStart(Pages({{50, 1}}));
+  EXPECT_TRUE(Same(early.OfStart(), Pages({{3, 2}, {7, 1}})));
+  EXPECT_TRUE(Same(early.OfHost(), Pages({{7, 1}})));
+}
+
+TEST(EarlyWritesAreBounded) {
+  EarlyWrites early;
+  early.AddStart(Pages({{0, 100}, {200, 100}}));
+  EXPECT_TRUE(Same(early.OfStart(), Pages({{0, 100}, {200, 28}})));
 }
 
 TEST(ImageRefusesExtentsOutOfOrder) {

@@ -105,7 +105,7 @@ TEST(RecycledShellIsAsNew) {
     EXPECT_FALSE(Bytes(used->vcpus[1]) == Bytes(fresh->vcpus[1]));
   }
   const Shell* address = shell.get();
-  engine->Shells().Give(std::move(shell));
+  engine->Shells().Give(std::move(shell), false);
   EXPECT_EQ(engine->Shells().Count().reused, 1u);
 
   shell = TakeShell(*engine, shape);
@@ -180,7 +180,7 @@ TEST(BootIntoARecycledShellFindsANewMachine) {
   EXPECT_TRUE(shell->MakeFresh().has_value());
   auto now = shell->ReadState(shell->Fresh()->format);
   ExpectEqual(*now, *shell->Fresh());
-  engine->Shells().Give(std::move(shell));
+  engine->Shells().Give(std::move(shell), false);
   vm = Boot(engine, Print("again") + kHalt);
   EXPECT_TRUE(vm.has_value() && WaitForConsole(**vm, "again"));
   EXPECT_EQ(engine->Shells().Count().built, 1u);
@@ -225,7 +225,7 @@ TEST(ShellsThatWaitShowTheMemoryOfASnapshotUntilItEnds) {
   EXPECT_TRUE(engine->Shells().Fill(shape, 2, first->get()).has_value());
   auto shell = TakeShell(*engine, shape);
   EXPECT_TRUE(shell->View().GetImage() == (*first)->GetImage());
-  engine->Shells().Give(std::move(shell));
+  engine->Shells().Give(std::move(shell), false);
   // One shows the second snapshot now, one still the first; each is right for either.
   EXPECT_TRUE(fork(second).has_value());
   for (const auto& snapshot : {first, second, second, first}) {
@@ -238,6 +238,38 @@ TEST(ShellsThatWaitShowTheMemoryOfASnapshotUntilItEnds) {
     EXPECT_TRUE(image.expired());
   }
   EXPECT_EQ(engine->Shells().Count().ready, 2u);
+}
+
+TEST(ShellsThatWaitHaveCopiedWhatStartsWrite) {
+  auto engine = TestEngine({.ready = 0, .kept = 1});
+  auto vm = Boot(engine, kCount);
+  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
+  auto snapshot = (*vm)->Freeze();
+  (*vm)->Destroy();
+  for (int start = 0; start < 2; ++start) {
+    auto clone = Vm::Fork(engine, *snapshot, {}, std::make_shared<Observer>());
+    ExpectMoreOfConsole(**clone);
+    EXPECT_TRUE((*clone)->NoteStarted());
+    (*clone)->LearnStart();
+  }
+  const auto& early = (*snapshot)->Early();
+  EXPECT_FALSE(early.OfStart().empty() || early.IsWanting());
+  const ShellShape shape = Machine::Shape((*snapshot)->State().config, (*snapshot)->State().cpuid);
+  const auto bytes = [](const std::vector<PageRun>& runs) {
+    uint64_t sum = 0;
+    for (const PageRun& run : runs) sum += run.size;
+    return sum;
+  };
+  const auto owned_by = [](Shell& shell) {
+    return *FindOwnedPages(std::span(shell.View().Data(), shell.View().Size()));
+  };
+  EXPECT_TRUE(engine->Shells().Fill(shape, 1, snapshot->get()).has_value());
+  for (const bool was_started : {true, false}) {
+    auto shell = TakeShell(*engine, shape);
+    EXPECT_EQ(bytes(owned_by(*shell)), bytes(early.OfStart()));
+    engine->Shells().Give(std::move(shell), was_started);
+  }
+  EXPECT_EQ(bytes(owned_by(*TakeShell(*engine, shape))), bytes(early.OfHost()));
 }
 
 TEST(ForkWithoutWaitingNeedsAReadyShell) {
@@ -281,7 +313,7 @@ TEST(PoolFillsItselfUpToItsLimit) {
     ShellShape other = shape;
     other.memory_bytes += i << 20;
     auto shell = TakeShell(*engine, other);
-    engine->Shells().Give(std::move(shell));
+    engine->Shells().Give(std::move(shell), false);
   }
   EXPECT_TRUE(engine->Shells().Count().ready <= 5);
 }

@@ -116,7 +116,7 @@ Machine::~Machine() {
     for (Slot& slot : slots_) slot.transport->Retire();
   });
   loop_.Run([] {});  // what they had posted has run; nothing of this machine is on the loop
-  if (reusable) shells_.Give(std::move(shell_));
+  if (reusable) shells_.Give(std::move(shell_), started_);
 }
 
 void Machine::OnEvents(uint32_t) {

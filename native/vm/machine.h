@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -46,6 +47,8 @@ class Machine : private EventHandler {
   ~Machine() override;  // stops everything, gives the shell back
 
   void StartVcpus();
+  // The guest is up.
+  void NoteStarted() { started_ = true; }
   // Ends guest execution without waiting for it.
   void RequestStop();
   void Park();  // vCPUs out of the guest, devices still
@@ -97,6 +100,7 @@ class Machine : private EventHandler {
   Serial serial_;
   ResetPort reset_port_;
   bool doorbell_watched_ = false;
+  std::atomic<bool> started_ = false;
   std::vector<Slot> slots_;
   VsockDevice* vsock_ = nullptr;  // in slots_
   size_t first_drive_ = 0;        // in slots_; the drives are the last ones

@@ -14,8 +14,6 @@ namespace vmfork {
 namespace {
 // A program uses one or two shapes. One that goes through many must not keep shells of them all.
 constexpr size_t kMaxShapes = 8;
-// Rings and a buffer or two. Memory that waits for nothing else should be little.
-constexpr uint64_t kMostBytesAhead = 64 << 10;
 }  // namespace
 
 void ShellPoolLink::Forget(const Image& image) {
@@ -54,7 +52,6 @@ ShellPool::Rack& ShellPool::FindRack(const ShellShape& shape, std::list<Rack>& d
                      .fresh = {},
                      .rest = {},
                      .expected = nullptr,
-                     .written = {},
                      .shells = {}});
   if (racks_.size() > kMaxShapes) {
     counts_.ready -= racks_.back().shells.size();
@@ -95,9 +92,9 @@ Result<std::unique_ptr<Shell>> ShellPool::Take(const ShellShape& shape, StageClo
   return std::move(found.shell);
 }
 
-void ShellPool::Give(std::unique_ptr<Shell> shell) {
+void ShellPool::Give(std::unique_ptr<Shell> shell, bool was_started) {
   // Not worth the work when there is no room; a shell that could not be recycled is closed as well.
-  const auto content = ContentFor(*shell);
+  const auto content = ContentFor(*shell, was_started);
   if (!content || !shell->Recycle(*content)) return;
   if (Store(std::move(shell)) != nullptr) return;
   std::lock_guard lock(mutex_);
@@ -124,37 +121,26 @@ ShellPool::Counts ShellPool::Count() const {
   return counts_;
 }
 
-std::optional<ShellContent> ShellPool::ContentFor(const Shell& shell) {
+std::optional<ShellContent> ShellPool::ContentFor(const Shell& shell, bool with_start) {
   std::lock_guard lock(mutex_);
   if (counts_.ready >= limits_.kept || closing_) return std::nullopt;
   const Rack* rack = RackOf(shell.Shape());
   if (rack == nullptr) return std::nullopt;
   if (rack->expected == nullptr)
     return ShellContent{.cores = shell.Fresh(), .image = {}, .written = {}};
-  return ShellContent{
-      .cores = rack->rest, .image = rack->expected->GetImage(), .written = rack->written};
+  const EarlyWrites& early = rack->expected->Early();
+  return ShellContent{.cores = rack->rest,
+                      .image = rack->expected->GetImage(),
+                      .written = with_start ? early.OfStart() : early.OfHost()};
 }
 
-bool ShellPool::Expect(const Shell& shell, const Snapshot& snapshot) {
+void ShellPool::Expect(const Shell& shell, const Snapshot& snapshot) {
   std::lock_guard lock(mutex_);
   Rack* rack = RackOf(shell.Shape());
-  if (rack == nullptr || rack->expected == &snapshot || limits_.kept == 0) return false;
+  if (rack == nullptr || rack->expected == &snapshot || limits_.kept == 0) return;
   rack->rest = std::make_shared<const CoreState>(StateAtRest(snapshot.State(), *shell.Fresh()));
   rack->expected = &snapshot;
-  rack->written.clear();
   snapshot.TellWhenGone(link_);
-  return true;
-}
-
-void ShellPool::ExpectWrites(const Shell& shell, const Snapshot& snapshot,
-                             std::span<const PageRun> runs) {
-  uint64_t bytes = 0;
-  for (const PageRun& run : runs) bytes += run.size;
-  if (bytes > kMostBytesAhead) return;
-  std::lock_guard lock(mutex_);
-  Rack* rack = RackOf(shell.Shape());
-  if (rack != nullptr && rack->expected == &snapshot)
-    rack->written.assign(runs.begin(), runs.end());
 }
 
 void ShellPool::Forget(const Image& image) {
@@ -216,7 +202,7 @@ Result<std::unique_ptr<Shell>> ShellPool::BuildPrimed(std::shared_ptr<const Shel
   StageClock clock;
   VMFORK_TRY(shell, BuildOne(std::move(shape), clock));
   if (snapshot != nullptr) Expect(*shell, *snapshot);
-  if (const auto content = ContentFor(*shell)) VMFORK_CHECK(shell->Prime(*content));
+  if (const auto content = ContentFor(*shell, true)) VMFORK_CHECK(shell->Prime(*content));
   return shell;
 }
 

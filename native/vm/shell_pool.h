@@ -6,7 +6,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -46,13 +45,13 @@ class ShellPool {
   Result<std::unique_ptr<Shell>> Take(const ShellShape& shape, StageClock& clock);
   // One from the pool (lap "shell"), or null. Does not block.
   std::unique_ptr<Shell> TryTake(const ShellShape& shape, StageClock& clock);
-  // Takes back a shell that no machine uses any more. Blocks while it is recycled.
-  void Give(std::unique_ptr<Shell> shell);
+  // Takes back a shell that no machine uses any more. Blocks while it is recycled. `was_started`:
+  // its guest had come up. The next one then finds copied what it writes until it is up, which
+  // would be wasted on guests that end before.
+  void Give(std::unique_ptr<Shell> shell, bool was_started);
   // Machines of this shape are now forked from `snapshot`: shells that come back are made ready for
-  // it, with its memory in view until it ends. Whether that is news, and ExpectWrites() is wanted.
-  bool Expect(const Shell& shell, const Snapshot& snapshot);
-  // What the host writes into a machine's memory when it forks that snapshot.
-  void ExpectWrites(const Shell& shell, const Snapshot& snapshot, std::span<const PageRun> runs);
+  // it, with its memory in view until it ends and what its clones write early copied.
+  void Expect(const Shell& shell, const Snapshot& snapshot);
   // Returns when `count` of the shape wait, for forks of `snapshot` when it is given, or as many as
   // may be kept. *blocks*
   Result<void> Fill(const ShellShape& shape, size_t count, const Snapshot* snapshot = nullptr);
@@ -74,7 +73,6 @@ class ShellPool {
     // they held when they were new.
     std::shared_ptr<const CoreState> rest;
     const Snapshot* expected = nullptr;
-    std::vector<PageRun> written;
     std::vector<std::unique_ptr<Shell>> shells;
   };
   // Makes it when it is not there; what that pushes out is for the caller to let go of.
@@ -82,7 +80,7 @@ class ShellPool {
   // Null: the shape went out of use. The lock must be held.
   Rack* RackOf(const std::shared_ptr<const ShellShape>& shape);
   // What a shell that comes back is to hold; nothing when there is no room for it.
-  std::optional<ShellContent> ContentFor(const Shell& shell);
+  std::optional<ShellContent> ContentFor(const Shell& shell, bool with_start);
   struct Found {
     std::unique_ptr<Shell> shell;
     std::shared_ptr<const ShellShape> shape;

@@ -58,11 +58,8 @@ std::unique_ptr<Shell> TryTakeShell(Engine& engine, const Snapshot& snapshot, St
   return engine.Shells().TryTake(Machine::Shape(state.config, state.cpuid), clock);
 }
 
-// What a machine that has not run yet owns, the host has written. The next clone's shell can have
-// those pages copied before it is asked for.
-void LearnWrites(Engine& engine, Machine& machine, const Snapshot& snapshot) {
-  const auto owned = FindOwnedPages(std::span(machine.View().Data(), machine.View().Size()));
-  if (owned) engine.Shells().ExpectWrites(machine.GetShell(), snapshot, *owned);
+Result<std::vector<PageRun>> PagesOwnedBy(Machine& machine) {
+  return FindOwnedPages(std::span(machine.View().Data(), machine.View().Size()));
 }
 
 // Of a machine that stands still.
@@ -153,7 +150,7 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
                                state.cpuid, options.console_bytes, clock));
   Machine& machine = *made.machine;
   VMFORK_CHECK(machine.WriteState(state, clock));
-  const bool is_news = engine_->Shells().Expect(machine.GetShell(), snapshot);
+  engine_->Shells().Expect(machine.GetShell(), snapshot);
   // A guest that had not dialled the control port when it was frozen has no channel to continue.
   auto control = machine.Vsock().AttachControl();
   if (control) {
@@ -168,7 +165,9 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   machine.ResumeDevices();
   if (made.control.IsValid()) VMFORK_CHECK(machine.Vsock().CheckControl());
   clock.Lap("wake_devices");
-  if (is_news) LearnWrites(*engine_, machine, snapshot);
+  // What a machine that has not run yet owns, the host has written.
+  if (snapshot.Early().OfHost().empty())
+    if (const auto owned = PagesOwnedBy(machine)) snapshot.Early().SetHostWrites(*owned);
   machine.StartVcpus();
   clock.Lap("start");
   made.stages = clock.Take();

@@ -67,6 +67,12 @@ class Vm {
   // be copied, or something else is being done with the VM. Does not block.
   Result<bool> TryReset(const ForkOptions& options);
 
+  // The guest is up. Whether LearnStart() would tell anything new.
+  bool NoteStarted();
+  // For a clone whose guest is up: what it has written by now, later clones of its snapshot may
+  // find copied already. *blocks* for some hundred microseconds
+  void LearnStart();
+
   // Puts a disk into one of the kMediaSlots drives; the guest is told and finds it in its own time.
   // *blocks* Errors: kDisk (the slot is in use or read-only, or the file will not do), kGone,
   // kTooManyFiles, kSystem.

@@ -22,6 +22,16 @@ Result<std::vector<PageRun>> Vm::OwnedPages() const {
   return FindOwnedPages(std::span(machine_->View().Data(), machine_->View().Size()));
 }
 
+bool Vm::NoteStarted() {
+  std::shared_lock lock(machine_mutex_);
+  if (machine_ != nullptr) machine_->NoteStarted();
+  return origin_ != nullptr && origin_->Early().IsWanting();
+}
+
+void Vm::LearnStart() {
+  if (const auto owned = OwnedPages()) origin_->Early().AddStart(*owned);
+}
+
 Result<std::vector<PageRun>> Vm::TouchedPages() const {
   std::shared_lock lock(machine_mutex_);
   VMFORK_CHECK(CheckAlive());

@@ -129,6 +129,7 @@ export class Machine implements VmEventSink {
   /** It is itself and may be handed out. */
   ready(): void {
     this.#go('running');
+    this.#native.started();
   }
 
   async pause(): Promise<void> {
