@@ -62,17 +62,17 @@ export async function images({ json }: JsonOption): Promise<number> {
   return EXIT.ok;
 }
 
-/** Forgets images and frees what nothing refers to any more, warmed snapshots included. */
+/** Forgets images and frees what nothing refers to any more: layers, root filesystems, warmed snapshots. */
 export async function rmi(references: readonly string[], { json }: JsonOption): Promise<number> {
   const store = await ImageStore.open();
   for (const reference of references) {
     await store.remove(reference);
     if (!json) note(`forgot ${reference}`);
   }
-  const { removedBlobs, freedBytes } = await store.gc();
+  const { freedBytes, ...removed } = await store.gc();
   const left = new Set((await store.list()).map(({ digest }) => digest));
   const allFreedBytes = freedBytes + (await removeWarmedExcept(left));
-  if (json) printJson({ removed: references, removedBlobs, freedBytes: allFreedBytes });
+  if (json) printJson({ removed: references, ...removed, freedBytes: allFreedBytes });
   else note(`freed ${formatBytes(allFreedBytes)}`);
   return EXIT.ok;
 }

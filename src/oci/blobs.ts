@@ -5,6 +5,7 @@
 //   partial/DIGEST        the beginning of a blob whose download was cut off
 //   leases/OWNER          the digests that a process is about to refer to
 //   sweeps/OWNER          a process is deleting what nobody refers to
+//   rootfs/KEY            root filesystems built from layers (src/oci/rootfs/cache.ts)
 
 import { constants } from 'node:fs';
 import {
@@ -22,8 +23,18 @@ import { dirname, join } from 'node:path';
 import { isOwnerAlive, ownedName, suffixOf } from '../owner.js';
 import { checkDigest, isDigest, splitDigest } from './digest.js';
 import { hasErrno, storing, unlessMissing } from './failure.js';
+import { removeAbandoned } from './rootfs/cache.js';
 
-const FOLDERS = ['blobs/sha256', 'blobs/sha512', 'temp', 'partial', 'leases', 'sweeps', 'refs'];
+const FOLDERS = [
+  'blobs/sha256',
+  'blobs/sha512',
+  'temp',
+  'partial',
+  'leases',
+  'sweeps',
+  'refs',
+  'rootfs',
+];
 const PRIVATE = 0o700;
 const READ_ONLY = 0o444;
 const OPEN_PARTIAL = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
@@ -51,6 +62,11 @@ export class BlobStore {
       await store.recover();
       return store;
     });
+  }
+
+  /** Folder of the root filesystems that were built from its layers. */
+  get rootfsDirectory(): string {
+    return join(this.directory, 'rootfs');
   }
 
   pathOf(digest: string): string {
@@ -156,6 +172,7 @@ export class BlobStore {
   /** Collects the files that dead processes were writing. */
   async recover(): Promise<void> {
     for (const folder of ['temp', 'leases', 'sweeps']) await this.livingNames(folder);
+    await storing('recover rootfs', () => removeAbandoned(this.rootfsDirectory));
   }
 
   async #collect(path: string, suffix: string | undefined): Promise<void> {

@@ -4,6 +4,7 @@ import type { Readable } from 'node:stream';
 import { VmforkError } from '../errors.js';
 import type { BlobStore } from './blobs.js';
 import { openLayerStream } from './layer-stream.js';
+import { Lease } from './lease.js';
 import { compressionOf } from './media-types.js';
 import type { ImageReference } from './reference.js';
 import type { ImageConfig, Manifest } from './schemas.js';
@@ -52,6 +53,16 @@ export class StoredImage {
   /** Size of the image as it is stored, in bytes, without its config. */
   get sizeBytes(): number {
     return this.layers.reduce((sum, layer) => sum + layer.sizeBytes, 0);
+  }
+
+  /** @internal Where the store keeps root filesystems. */
+  get rootfsDirectory(): string {
+    return this.#blobs.rootfsDirectory;
+  }
+
+  /** @internal Can keep the image's blobs from the store's collections. */
+  lease(): Lease {
+    return new Lease(this.#blobs);
   }
 
   /**

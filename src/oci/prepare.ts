@@ -1,15 +1,19 @@
 // From a name to a root filesystem that can be attached: the image from the store, from the built-in one, or from its
 // registry; its layers as one EROFS image, built once.
 
-import { join } from 'node:path';
 import type { Rootfs } from '../container/attach.js';
 import type { RunConfig } from '../container/merge-config.js';
 import { VmforkError } from '../errors.js';
-import { cacheDirectory, findGuest } from '../kvm/guest.js';
+import { findGuest } from '../kvm/guest.js';
 import { checkOptions, object, type Rules } from '../options.js';
 import type { StoredImage } from './image.js';
 import { type ImageReference, parseReference } from './reference.js';
-import { ensureRootfs, type RootfsInfo, type RootfsProgress } from './rootfs/index.js';
+import {
+  ensureRootfs,
+  type LayerSource,
+  type RootfsInfo,
+  type RootfsProgress,
+} from './rootfs/index.js';
 import type { ImageStore, PullOptions } from './store.js';
 
 /** The image that is there without a registry: Debian's static busybox, as the built guest brings it. */
@@ -17,7 +21,10 @@ export const BUILT_IN_IMAGE = 'busybox:latest';
 
 /** Options of `prepareRootfs()`. */
 export interface PrepareRootfsOptions {
-  /** Folder of the images. Default: `rootfs` in the cache of vmfork. */
+  /**
+   * Folder of the images, which is then the caller's to tidy. Default: `rootfs` in the image's store, whose `gc()` removes
+   * what was built from images that are gone.
+   */
   dir?: string | undefined;
   /** Gives up with `VMF_ABORTED`. */
   signal?: AbortSignal | undefined;
@@ -44,14 +51,34 @@ export async function prepareRootfs(
   options: PrepareRootfsOptions = {},
 ): Promise<PreparedRootfs> {
   checkOptions('prepareRootfs', PREPARE_OPTIONS, options);
-  const { dir = join(cacheDirectory(), 'rootfs'), signal, onProgress } = options;
+  const { dir = image.rootfsDirectory, signal, onProgress } = options;
+  const { layers, release } = sourcesOf(image, signal);
+  try {
+    const info = await ensureRootfs({ dir, layers, signal, onProgress });
+    return { ...info, config: runConfigOf(image) };
+  } finally {
+    await release();
+  }
+}
+
+/** The layers to build from. From when one is opened they stay in the store until they are released. */
+function sourcesOf(
+  image: StoredImage,
+  signal: AbortSignal | undefined,
+): { layers: LayerSource[]; release: () => Promise<void> } {
+  const lease = image.lease();
+  let kept: Promise<void> | undefined;
+  const digests = image.layers.map(({ digest }) => digest);
   const layers = image.layers.map(({ digest, diffId }, index) => ({
     digest,
     diffId,
-    open: () => image.openLayer(index, signal ? { signal } : {}),
+    async open() {
+      kept ??= lease.protect(digests, signal);
+      await kept;
+      return image.openLayer(index, signal ? { signal } : {});
+    },
   }));
-  const info = await ensureRootfs({ dir, layers, signal, onProgress });
-  return { ...info, config: runConfigOf(image) };
+  return { layers, release: async () => kept && lease.release() };
 }
 
 /**

@@ -6,7 +6,7 @@ import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promis
 import { join } from 'node:path';
 import { VmforkError } from '../../errors.js';
 import { isOwnerAlive, ownedName } from '../../owner.js';
-import { hasErrno } from '../failure.js';
+import { hasErrno, unlessMissing } from '../failure.js';
 import { type BuildRootfsOptions, buildRootfs, type RootfsInfo, WRITER_VERSION } from './build.js';
 import { systemFailure } from './system-failure.js';
 
@@ -31,7 +31,8 @@ const running = new Map<string, Promise<RootfsInfo>>();
  * @throws VmforkError as {@link buildRootfs} does; `VMF_OPTIONS` also for a layer without a diff id.
  */
 export async function ensureRootfs(options: EnsureRootfsOptions): Promise<RootfsInfo> {
-  const entry = join(options.dir, cacheKey(options));
+  const diffIds = options.layers.map(({ diffId }) => diffId);
+  const entry = join(options.dir, cacheKey(diffIds));
   const found = await readEntry(entry);
   if (found) return found;
   const shared = options.signal ? undefined : running.get(entry);
@@ -41,15 +42,41 @@ export async function ensureRootfs(options: EnsureRootfsOptions): Promise<Rootfs
   return building;
 }
 
-function cacheKey({ layers }: EnsureRootfsOptions): string {
+/** Names the entry of these layers, for this version of the writer. */
+export function cacheKey(diffIds: readonly (string | undefined)[]): string {
   const hash = createHash('sha256').update(`vmfork rootfs ${WRITER_VERSION}\n`);
-  layers.forEach(({ diffId }, index) => {
+  diffIds.forEach((diffId, index) => {
     if (typeof diffId !== 'string' || !DIFF_ID.test(diffId)) {
       throw new VmforkError('VMF_OPTIONS', `layer ${index} needs a diffId, e.g. sha256:…`);
     }
     hash.update(`${diffId}\n`);
   });
   return hash.digest('hex');
+}
+
+/** What there is in the folder of a cache that {@link removeEntry} could remove. */
+export async function entryNames(dir: string): Promise<string[]> {
+  return (await readdir(dir)).filter((name) => !name.startsWith(UNFINISHED));
+}
+
+/**
+ * Removes an entry, or whatever has this name. It is gone at once and as a whole; whoever has its image open keeps it.
+ * Returns the bytes that it had, null when it was not there.
+ */
+export async function removeEntry(dir: string, name: string): Promise<number | null> {
+  const doomed = join(dir, temporaryName());
+  const found = await unlessMissing(rename(join(dir, name), doomed).then(() => true));
+  if (!found) return null;
+  const sizeBytes = await sizeOf(doomed);
+  await rm(doomed, { recursive: true, force: true });
+  return sizeBytes;
+}
+
+async function sizeOf(entry: string): Promise<number> {
+  const facts = await stat(entry);
+  if (!facts.isDirectory()) return facts.size;
+  const files = (await readdir(entry)).map((name) => stat(join(entry, name)));
+  return (await Promise.all(files)).reduce((sum, { size }) => sum + size, 0);
 }
 
 /** A complete entry; undefined when there is none, or a damaged one. */
@@ -133,8 +160,8 @@ async function attempt<T>(operation: string, path: string, action: () => Promise
 /** Whoever finds it can ask whether its owner still lives. */
 const temporaryName = () => `${UNFINISHED}${ownedName()}`;
 
-/** Removes what processes left behind that were killed while they built. */
-async function removeAbandoned(dir: string): Promise<void> {
+/** Removes what processes left behind that were killed while they built or removed. */
+export async function removeAbandoned(dir: string): Promise<void> {
   for (const name of await readdir(dir)) {
     if (!name.startsWith(UNFINISHED)) continue;
     const path = join(dir, name);

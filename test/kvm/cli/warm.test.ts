@@ -34,7 +34,7 @@ let digest: string;
 // A cache of its own, but for what takes long to make.
 beforeAll(async () => {
   await (await templateSnapshot()).destroy();
-  for (const part of ['guest', 'templates', 'rootfs']) {
+  for (const part of ['guest', 'templates']) {
     mkdirSync(join(cacheDirectory(), part), { recursive: true });
     symlinkSync(join(cacheDirectory(), part), join(cache, part));
   }

@@ -1,6 +1,9 @@
 // `vmfork pull | import | images | inspect | rmi` as programs, with a store of their own and a real registry.
 
+import { existsSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { prepareRootfs } from '#src/oci/prepare.js';
+import { ImageStore } from '#src/oci/store.js';
 import { vmfork } from '../../helpers/cli.js';
 import { type Layers, makeLayout, Scratch, skopeo } from '../../helpers/oci/images.js';
 import { Registry } from '../../helpers/oci/registry.js';
@@ -47,6 +50,15 @@ test('an image is pulled and imported, listed, inspected and removed', async () 
   expect(JSON.parse(shown).config.rootfs.diff_ids).toEqual(layers.diffIds);
   expect(await document('rmi', pulled, 'mine:v2')).toMatchObject({ removed: [pulled, 'mine:v2'] });
   expect(await document('images')).toEqual([]);
+});
+
+test('removing an image frees the root filesystem that was built from it', async () => {
+  await document('import', scratch.file('layout'), '--reference', 'built');
+  const { path, sizeBytes } = await prepareRootfs(await (await ImageStore.open()).inspect('built'));
+  const { freedBytes, ...removed } = (await document('rmi', 'built')) as { freedBytes: number };
+  expect(removed).toEqual({ removed: ['built'], removedBlobs: 4, removedRootfs: 1 });
+  expect(freedBytes).toBeGreaterThan(sizeBytes);
+  expect(existsSync(path)).toBe(false);
 });
 
 test('what cannot be pulled or imported is told by its code', async () => {

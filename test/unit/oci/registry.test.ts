@@ -172,7 +172,7 @@ describe('without authorization', () => {
     );
     expect(images).toHaveLength(20);
     expect(await store.list()).toHaveLength(3);
-    expect(await store.gc()).toEqual({ removedBlobs: 0, freedBytes: 0 });
+    expect(await store.gc()).toEqual({ removedBlobs: 0, removedRootfs: 0, freedBytes: 0 });
   });
 });
 

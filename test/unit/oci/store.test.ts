@@ -180,7 +180,7 @@ describe('several processes', () => {
     const child = start(store.dir, 'pull', name());
     const ended = once(child, 'exit');
     await reached;
-    expect(await store.gc()).toEqual({ removedBlobs: 0, freedBytes: 0 });
+    expect(await store.gc()).toEqual({ removedBlobs: 0, removedRootfs: 0, freedBytes: 0 });
     release();
     expect(await ended).toEqual([0, null]);
     expect((await readLayer(await store.inspect(name()), 0)).equals(image.plain)).toBe(true);
