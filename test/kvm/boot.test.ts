@@ -46,6 +46,9 @@ test('a guest comes up, has its identity, reports its boot and goes on after a s
   expect(template.state).toBe('running');
   await template.ping();
   expect((await template.exec(['echo', 'on'])).stdout).toBe('on\n');
+  // Reading ahead costs more than asking again where the kernel is interpreted; else the kernel's own choice is kept.
+  const readAhead = await template.exec(['sh', '-c', 'cat /sys/block/vd?/queue/read_ahead_kb']);
+  expect(readAhead.stdout).toBe((isInterpreted ? '16\n' : '128\n').repeat(3));
 });
 
 describe('refused', () => {
