@@ -42,19 +42,19 @@ bool Vcpu::Disown() {
 }
 
 void Vcpu::Ask(Wish wish) {
-  std::lock_guard lock(mutex_);
-  // What ends execution is not taken back.
-  if (wish > wish_ || wish_ < Wish::kStop) AskLocked(wish);
-}
-
-void Vcpu::AskLocked(Wish wish) {
-  wish_ = wish;
-  if (wish != Wish::kRun && !parked_) {
-    // The flag covers a thread that is about to enter the guest, the signal one that is in it. KVM
-    // reads the flag on entry (Documentation/virt/kvm/api.rst, immediate_exit).
-    __atomic_store_n(&fd_.Run().immediate_exit, 1, __ATOMIC_SEQ_CST);
-    if (!ended_) thread_.Kill(KickSignal());
+  {
+    std::lock_guard lock(mutex_);
+    // What ends execution is not taken back.
+    if (wish <= wish_ && wish_ >= Wish::kStop) return;
+    wish_ = wish;
+    if (wish != Wish::kRun && !parked_) {
+      // The flag covers a thread that is about to enter the guest, the signal one that is in it.
+      // KVM reads the flag on entry (Documentation/virt/kvm/api.rst, immediate_exit).
+      __atomic_store_n(&fd_.Run().immediate_exit, 1, __ATOMIC_SEQ_CST);
+      if (!ended_) thread_.Kill(KickSignal());
+    }
   }
+  // Without the lock, which the thread that wakes up takes at once.
   changed_.notify_all();
 }
 

@@ -54,7 +54,6 @@ class Vcpu {
  private:
   enum class Wish { kRun, kPark, kStop, kQuit };
   void Ask(Wish wish);
-  void AskLocked(Wish wish);
   void Main();
   bool WaitForWish();  // false: quit
   Result<void> HandleExit();
