@@ -57,6 +57,11 @@ Result<void> PrivateView::Show(std::shared_ptr<const Image> image) {
   return MapImage(mapping_.Data(), *image_);
 }
 
+void PrivateView::MapAhead(std::span<const PageRun> runs) {
+  for (const PageRun& run : runs)
+    std::ignore = ::madvise(mapping_.Data() + run.start, run.size, MADV_POPULATE_READ);
+}
+
 void PrivateView::CopyAhead(std::span<const PageRun> runs) {
   for (const PageRun& run : runs)
     std::ignore = ::madvise(mapping_.Data() + run.start, run.size, MADV_POPULATE_WRITE);

@@ -27,8 +27,10 @@ class PrivateView {
   // pages of before among those that the VM owns: right for an image of what it showed, else the
   // view is to be hidden.
   Result<void> Show(std::shared_ptr<const Image> image);
-  // Makes the view's own copies of these pages now, so that the first write to each is none that
-  // has to wait. Only that: it fails silently where the kernel cannot (before Linux 5.14).
+  // Has these pages in the page tables now, so that the first access to each is none that has to
+  // wait. Only that: it fails silently where the kernel cannot (before Linux 5.14).
+  void MapAhead(std::span<const PageRun> runs);
+  // Makes the view's own copies of these pages now, for the first write. Fails as silently.
   void CopyAhead(std::span<const PageRun> runs);
   // Lets go of all pages and of the image.
   Result<void> Hide();

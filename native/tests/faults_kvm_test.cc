@@ -33,6 +33,11 @@ const auto kCopies = [](const faults::Fault& fault) {
          fault.request == FICLONE;
 };
 
+// A shell that waits without sockets has the fork make them.
+const auto kSockets = [](const faults::Fault& fault) {
+  return std::strcmp(fault.call, "socketpair") == 0;
+};
+
 bool CountsOn(const Vm& vm) {
   const std::string then = vm.ConsoleTail();
   for (int i = 0; i < 4000; ++i) {
@@ -287,9 +292,9 @@ TEST(AShellThatFailsToBeRecycledLeavesNothing) {
       },
       [&] {
         return (*shell)->Recycle(
-            {.cores = (*shell)->Fresh(), .image = Image::Zero(shape.memory_bytes), .written = {}});
+            {.cores = (*shell)->Fresh(), .image = Image::Zero(shape.memory_bytes), .ahead = {}});
       },
-      kNothing, kNever);
+      kNothing, kSockets);
   EXPECT_GT(failures, 10u);
 }
 

@@ -9,7 +9,7 @@
 #include <random>
 
 #include "memory/capture.h"
-#include "memory/early_writes.h"
+#include "memory/early_pages.h"
 #include "memory/gpa.h"
 #include "memory/page_runs.h"
 #include "memory/page_scan.h"
@@ -53,27 +53,30 @@ TEST(RunsInCommon) {
   EXPECT_TRUE(Intersect(Pages({}), Pages({{4, 4}})).empty());
 }
 
-TEST(EarlyWritesAreWhatStartsHaveInCommon) {
-  EarlyWrites early;
-  EXPECT_TRUE(early.OfHost().empty() && early.OfStart().empty());
-  early.SetHostWrites(Pages({{7, 1}}));
-  EXPECT_TRUE(Same(early.OfStart(), Pages({{7, 1}})));
+TEST(EarlyPagesAreWhatStartsHaveInCommon) {
+  EarlyPages early;
+  EXPECT_TRUE(early.OfHost().copied.empty() && early.OfStart().copied.empty());
+  EXPECT_FALSE(early.HasHostUse());
+  early.SetHostUse(Pages({{7, 9}}), Pages({{7, 1}}));
+  EXPECT_TRUE(early.HasHostUse());
+  EXPECT_TRUE(Same(early.OfStart().copied, Pages({{7, 1}})));
   EXPECT_TRUE(early.IsWanting());
   early.AddStart(Pages({{2, 3}, {7, 1}, {30, 2}}));
-  EXPECT_TRUE(Same(early.OfStart(), Pages({{2, 3}, {7, 1}, {30, 2}})));
+  EXPECT_TRUE(Same(early.OfStart().copied, Pages({{2, 3}, {7, 1}, {30, 2}})));
   EXPECT_TRUE(early.IsWanting());
   early.AddStart(Pages({{3, 5}, {40, 1}}));
-  EXPECT_TRUE(Same(early.OfStart(), Pages({{3, 2}, {7, 1}})));
+  EXPECT_TRUE(Same(early.OfStart().copied, Pages({{3, 2}, {7, 1}})));
   EXPECT_FALSE(early.IsWanting());
   early.AddStart(Pages({{50, 1}}));
-  EXPECT_TRUE(Same(early.OfStart(), Pages({{3, 2}, {7, 1}})));
-  EXPECT_TRUE(Same(early.OfHost(), Pages({{7, 1}})));
+  EXPECT_TRUE(Same(early.OfStart().copied, Pages({{3, 2}, {7, 1}})));
+  EXPECT_TRUE(Same(early.OfHost().copied, Pages({{7, 1}})));
+  EXPECT_TRUE(Same(early.OfStart().mapped, Pages({{7, 9}})));
 }
 
-TEST(EarlyWritesAreBounded) {
-  EarlyWrites early;
+TEST(EarlyPagesAreBounded) {
+  EarlyPages early;
   early.AddStart(Pages({{0, 100}, {200, 100}}));
-  EXPECT_TRUE(Same(early.OfStart(), Pages({{0, 100}, {200, 28}})));
+  EXPECT_TRUE(Same(early.OfStart().copied, Pages({{0, 100}, {200, 28}})));
 }
 
 TEST(ImageRefusesExtentsOutOfOrder) {

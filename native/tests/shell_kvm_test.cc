@@ -1,5 +1,6 @@
 // Recycled shells on /dev/kvm: nothing of the machine before is left in one, and a fork into one is
 // the fork into a new one.
+#include <algorithm>
 #include <cstring>
 #include <thread>
 
@@ -253,7 +254,7 @@ TEST(ShellsThatWaitHaveCopiedWhatStartsWrite) {
     (*clone)->LearnStart();
   }
   const auto& early = (*snapshot)->Early();
-  EXPECT_FALSE(early.OfStart().empty() || early.IsWanting());
+  EXPECT_FALSE(early.OfStart().copied.empty() || early.IsWanting());
   const ShellShape shape = Machine::Shape((*snapshot)->State().config, (*snapshot)->State().cpuid);
   const auto bytes = [](const std::vector<PageRun>& runs) {
     uint64_t sum = 0;
@@ -266,10 +267,44 @@ TEST(ShellsThatWaitHaveCopiedWhatStartsWrite) {
   EXPECT_TRUE(engine->Shells().Fill(shape, 1, snapshot->get()).has_value());
   for (const bool was_started : {true, false}) {
     auto shell = TakeShell(*engine, shape);
-    EXPECT_EQ(bytes(owned_by(*shell)), bytes(early.OfStart()));
+    EXPECT_EQ(bytes(owned_by(*shell)), bytes(early.OfStart().copied));
     engine->Shells().Give(std::move(shell), was_started);
   }
-  EXPECT_EQ(bytes(owned_by(*TakeShell(*engine, shape))), bytes(early.OfHost()));
+  EXPECT_EQ(bytes(owned_by(*TakeShell(*engine, shape))), bytes(early.OfHost().copied));
+}
+
+TEST(ShellThatWaitsHasWhatTheHostUsesAtAFork) {
+  auto engine = TestEngine(kRecycleOnly);
+  auto vm = Boot(engine, kCount);
+  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
+  auto snapshot = (*vm)->Freeze();
+  (*vm)->Destroy();
+  const ShellShape shape = Machine::Shape((*snapshot)->State().config, (*snapshot)->State().cpuid);
+  const Extent& first = (*snapshot)->GetImage()->Extents().front();
+  const Extent& last = (*snapshot)->GetImage()->Extents().back();
+  const PageRun touched{first.start, kPageSize};
+  const PageRun written{last.start + last.size - kPageSize, kPageSize};
+  ShellPool& pool = engine->Shells();
+
+  auto shell = TakeShell(*engine, shape);
+  EXPECT_FALSE(shell->TakeSockets().AreValid());  // no clone is expected yet
+  pool.Expect(*shell, **snapshot);
+  (*snapshot)->Early().SetHostUse(std::span(&touched, 1), std::span(&written, 1));
+  pool.Give(std::move(shell), false);
+
+  shell = TakeShell(*engine, shape);
+  const std::span<const std::byte> memory(shell->View().Data(), shell->View().Size());
+  const auto present = FindPresentPages(memory);
+  const auto covers = [&touched](const PageRun& run) {
+    return run.start <= touched.start && touched.start < run.start + run.size;
+  };
+  EXPECT_TRUE(present.has_value() && std::ranges::any_of(*present, covers));
+  const auto owned = FindOwnedPages(memory);
+  EXPECT_TRUE(owned.has_value() && owned->size() == 1);
+  EXPECT_EQ(owned->front().start, written.start);
+  EXPECT_EQ(owned->front().size, kPageSize);
+  EXPECT_TRUE(shell->TakeSockets().AreValid());
+  EXPECT_FALSE(shell->TakeSockets().AreValid());  // each pair once
 }
 
 TEST(ForkWithoutWaitingNeedsAReadyShell) {

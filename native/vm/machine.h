@@ -72,6 +72,8 @@ class Machine : private EventHandler {
   Vcpu& BootVcpu() { return *shell_->Vcpus().front(); }
   Serial& Console() { return serial_; }
   VsockDevice& Vsock() { return *vsock_; }
+  // VsockDevice::AttachControl(), with sockets that its shell may have.
+  Result<UniqueFd> AttachControl() { return vsock_->AttachControl(shell_->TakeSockets()); }
 
  private:
   struct Slot {

@@ -138,8 +138,17 @@ Result<void> Shell::PrimeMemory(const ShellContent& content) {
   untouched_ = true;
   if (content.image == nullptr) return {};  // nothing is in view already
   VMFORK_CHECK(view_.Show(content.image));
-  view_.CopyAhead(content.written);
+  view_.MapAhead(content.ahead.mapped);
+  view_.CopyAhead(content.ahead.copied);
+  if (sockets_.AreValid()) return {};
+  // A fork that finds none makes its own, and says why it cannot.
+  if (auto sockets = VsockSockets::Make()) sockets_ = std::move(*sockets);
   return {};
+}
+
+Result<void> Shell::HideMemory() {
+  sockets_ = {};
+  return view_.Hide();
 }
 
 Result<void> Shell::ShowMemory(std::shared_ptr<const Image> image) {

@@ -7,11 +7,14 @@
 
 #include <array>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/event_fd.h"
 #include "base/result.h"
+#include "devices/virtio/vsock_sockets.h"
 #include "kvm/vm_fd.h"
+#include "memory/early_pages.h"
 #include "memory/guest_memory.h"
 #include "memory/private_view.h"
 #include "snapshot/machine_state.h"
@@ -49,7 +52,7 @@ CoreState StateAtRest(const MachineState& state, const CoreState& fresh);
 struct ShellContent {
   std::shared_ptr<const CoreState> cores;
   std::shared_ptr<const Image> image;  // null: no memory
-  std::vector<PageRun> written;        // pages of it that are to be copied already
+  PagesAhead ahead;                    // of it
 };
 
 class Shell {
@@ -69,9 +72,11 @@ class Shell {
   // Of one that nobody has used: has it wait with `content`, as a recycled one does. *blocks*
   Result<void> Prime(const ShellContent& content);
   // Of one that waits: lets go of the memory that it was to show.
-  Result<void> HideMemory() { return view_.Hide(); }
+  Result<void> HideMemory();
   // For a machine: its memory is `image` from now on, and its own.
   Result<void> ShowMemory(std::shared_ptr<const Image> image);
+  // For a machine: sockets for its control channel, made ahead; invalid when there are none.
+  VsockSockets TakeSockets() { return std::exchange(sockets_, {}); }
   // For a machine that boots: processors and interrupt controllers as new.
   Result<void> MakeFresh();
   // How it was when it was new. The same for all shells of a shape on one host.
@@ -107,6 +112,7 @@ class Shell {
   GuestMemory memory_;
   EventFd doorbell_;  // one for all devices
   std::vector<bool> connected_;
+  VsockSockets sockets_;  // nobody has used them
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
 };
 

@@ -127,11 +127,11 @@ std::optional<ShellContent> ShellPool::ContentFor(const Shell& shell, bool with_
   const Rack* rack = RackOf(shell.Shape());
   if (rack == nullptr) return std::nullopt;
   if (rack->expected == nullptr)
-    return ShellContent{.cores = shell.Fresh(), .image = {}, .written = {}};
-  const EarlyWrites& early = rack->expected->Early();
+    return ShellContent{.cores = shell.Fresh(), .image = {}, .ahead = {}};
+  const EarlyPages& early = rack->expected->Early();
   return ShellContent{.cores = rack->rest,
                       .image = rack->expected->GetImage(),
-                      .written = with_start ? early.OfStart() : early.OfHost()};
+                      .ahead = with_start ? early.OfStart() : early.OfHost()};
 }
 
 void ShellPool::Expect(const Shell& shell, const Snapshot& snapshot) {

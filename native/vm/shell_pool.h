@@ -50,7 +50,7 @@ class ShellPool {
   // would be wasted on guests that end before.
   void Give(std::unique_ptr<Shell> shell, bool was_started);
   // Machines of this shape are now forked from `snapshot`: shells that come back are made ready for
-  // it, with its memory in view until it ends and what its clones write early copied.
+  // it, with its memory in view until it ends and what its clones use early in place.
   void Expect(const Shell& shell, const Snapshot& snapshot);
   // Returns when `count` of the shape wait, for forks of `snapshot` when it is given, or as many as
   // may be kept. *blocks*

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "memory/early_writes.h"
+#include "memory/early_pages.h"
 #include "memory/image.h"
 #include "memory/page_scan.h"
 #include "snapshot/machine_state.h"
@@ -67,8 +67,8 @@ class Snapshot {
   static Result<std::shared_ptr<Snapshot>> Load(Engine& engine, const std::string& directory,
                                                 const LoadOptions& options);
 
-  // What its clones write as they start; shared by all of them.
-  EarlyWrites& Early() const { return early_; }
+  // What its clones use first; shared by all of them.
+  EarlyPages& Early() const { return early_; }
 
   // The pool is to forget this snapshot's memory when it ends. Idempotent.
   void TellWhenGone(const std::shared_ptr<ShellPoolLink>& pool) const;
@@ -93,7 +93,7 @@ class Snapshot {
   MachineState state_;
   std::string metadata_;
   std::chrono::nanoseconds pause_{0};
-  mutable EarlyWrites early_;
+  mutable EarlyPages early_;
   mutable std::mutex pools_mutex_;  // guards the next one
   mutable std::vector<std::shared_ptr<ShellPoolLink>> pools_;
   mutable std::mutex files_mutex_;  // guards the next one

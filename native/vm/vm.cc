@@ -58,8 +58,13 @@ std::unique_ptr<Shell> TryTakeShell(Engine& engine, const Snapshot& snapshot, St
   return engine.Shells().TryTake(Machine::Shape(state.config, state.cpuid), clock);
 }
 
-Result<std::vector<PageRun>> PagesOwnedBy(Machine& machine) {
-  return FindOwnedPages(std::span(machine.View().Data(), machine.View().Size()));
+// What is mapped in a machine that has not run yet, the host has used; what it owns, the host has
+// written. The next clone's shell can have those pages before it is asked for.
+void LearnHostUse(Machine& machine, const Snapshot& snapshot) {
+  const std::span<const std::byte> memory(machine.View().Data(), machine.View().Size());
+  const auto used = FindPresentPages(memory);
+  const auto written = FindOwnedPages(memory);
+  if (used && written) snapshot.Early().SetHostUse(*used, *written);
 }
 
 // Of a machine that stands still.
@@ -152,7 +157,7 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   VMFORK_CHECK(machine.WriteState(state, clock));
   engine_->Shells().Expect(machine.GetShell(), snapshot);
   // A guest that had not dialled the control port when it was frozen has no channel to continue.
-  auto control = machine.Vsock().AttachControl();
+  auto control = machine.AttachControl();
   if (control) {
     // Into the socket before the guest runs: its first instructions already find the interrupt.
     VMFORK_CHECK(SendFully(control->Get(), options.control_bytes));
@@ -165,9 +170,7 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   machine.ResumeDevices();
   if (made.control.IsValid()) VMFORK_CHECK(machine.Vsock().CheckControl());
   clock.Lap("wake_devices");
-  // What a machine that has not run yet owns, the host has written.
-  if (snapshot.Early().OfHost().empty())
-    if (const auto owned = PagesOwnedBy(machine)) snapshot.Early().SetHostWrites(*owned);
+  if (!snapshot.Early().HasHostUse()) LearnHostUse(machine, snapshot);
   machine.StartVcpus();
   clock.Lap("start");
   made.stages = clock.Take();

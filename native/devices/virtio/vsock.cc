@@ -84,14 +84,18 @@ void VsockDevice::Unlisten(uint32_t port) {
   listeners_.erase(port);
 }
 
-Result<UniqueFd> VsockDevice::AttachControl() {
+Result<UniqueFd> VsockDevice::AttachControl(VsockSockets sockets) {
   DeviceLock lock(*context_);
   const auto found = control_guest_port_ ? connections_.find({control_port_, *control_guest_port_})
                                          : connections_.end();
   if (found == connections_.end() || found->second->Attached()) {
     return vmfork::Fail(ErrorCode::kState, "attach control channel", "none waits for a host end");
   }
-  VMFORK_TRY(user, found->second->Attach());
+  if (!sockets.AreValid()) {
+    VMFORK_TRY(made, VsockSockets::Make());
+    sockets = std::move(made);
+  }
+  UniqueFd user = found->second->Attach(std::move(sockets));
   if (context_->Running()) {
     found->second->Resume();
     Attend(*found->second);

@@ -42,8 +42,9 @@ class VsockDevice : public VirtioDevice, private VsockConnection::Owner {
   Result<void> Listen(uint32_t port, ListenCallback callback);
   // The callback may run once more for a connection that was already accepted.
   void Unlisten(uint32_t port);
-  // After Restore(): gives the control connection its host end. Error: kState, there is none.
-  Result<UniqueFd> AttachControl();
+  // After Restore(): gives the control connection its host end, of these sockets when they are
+  // valid, else of new ones; returns the user's. Error: kState, there is none.
+  Result<UniqueFd> AttachControl(VsockSockets sockets = {});
   // After Resume(): whether that host end is in use. Errors: kSystem (it
   // cannot be watched), kGuestIo (the guest has broken the device).
   Result<void> CheckControl();

@@ -27,19 +27,14 @@ bool HungUp(int fd) {
 }
 }  // namespace
 
+UniqueFd VsockConnection::Attach(VsockSockets sockets) {
+  socket_ = std::move(sockets.device);
+  return std::move(sockets.user);
+}
+
 Result<UniqueFd> VsockConnection::Attach() {
-  std::array<int, 2> pair{};
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair.data()) != 0) {
-    return FailErrno("socketpair", "vsock connection");
-  }
-  socket_ = UniqueFd(pair[0]);
-  UniqueFd user(pair[1]);
-  for (const int fd : pair) {
-    // Best effort: with the system's default the stream is only slower.
-    const int bytes = kBufAlloc;
-    std::ignore = ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
-  }
-  return user;
+  VMFORK_TRY(sockets, VsockSockets::Make());
+  return Attach(std::move(sockets));
 }
 
 void VsockConnection::Close() {

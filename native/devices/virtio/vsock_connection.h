@@ -18,6 +18,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "devices/virtio/vsock_packet.h"
+#include "devices/virtio/vsock_sockets.h"
 
 namespace vmfork {
 
@@ -30,7 +31,7 @@ struct VsockKey {
 class VsockConnection : public EventHandler {
  public:
   // What we let the guest have in flight; bounds the bytes kept here for a socket that is full.
-  static constexpr uint32_t kBufAlloc = 256 << 10;
+  static constexpr uint32_t kBufAlloc = VsockSockets::kBufferBytes;
 
   using ConnectDone = std::function<void(Result<UniqueFd>)>;
 
@@ -46,8 +47,9 @@ class VsockConnection : public EventHandler {
 
   const VsockKey& Key() const { return key_; }
 
-  // Makes the socket pair, keeps one end and returns the user's.
-  Result<UniqueFd> Attach();
+  // Keeps one end and returns the user's.
+  UniqueFd Attach(VsockSockets sockets);
+  Result<UniqueFd> Attach();  // of new ones
   bool Attached() const { return socket_.IsValid(); }
   // The loop reported `events` and watches no more.
   void TakeEvents(uint32_t events);
