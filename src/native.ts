@@ -86,7 +86,7 @@ export interface NativeVm {
   readonly id: number;
   /** Hands over a clone's end of the control channel: an fd of a Unix stream socket, once. A booted VM's arrives as a `connection` event with port 1024. */
   takeControlFd(): number;
-  /** Boot and fork stages. */
+  /** Stages of the boot, the fork, or the newest reset; none once it is destroyed. */
   stages(): NativeStage[];
   pause(): Promise<void>;
   resume(): Promise<void>;
@@ -114,11 +114,14 @@ export interface NativeVm {
   touchedRanges(): Promise<BigUint64Array>;
   /**
    * Back to the moment of the fork, with a new identity, and running: every connection is closed, listeners and disks
-   * attached since are gone, and `takeControlFd()` gives the new control channel. Resolves with the stages.
+   * attached since are gone, and `takeControlFd()` gives the new control channel.
    */
-  reset(options: NativeForkOptions): Promise<NativeStage[]>;
-  /** The same here and now; null, and nothing done, when that would block. */
-  tryReset(options: NativeForkOptions): NativeStage[] | null;
+  reset(options: NativeForkOptions): Promise<void>;
+  /**
+   * The same here and now; false, and nothing done, when that would block. `onRunning` is called as soon as it runs, before
+   * what was there before is told to stop.
+   */
+  tryReset(options: NativeForkOptions, onRunning: () => void): boolean;
   /** Its guest is up: what it has written by now, later clones of its snapshot may find copied already. */
   started(): void;
   /** A few thousand RIP samples of vCPU 0 for boot profiling (developer tool). */

@@ -78,9 +78,10 @@ Result<std::shared_ptr<VmRecord>> EngineHandle::TryFork(
   return record;
 }
 
-Result<bool> EngineHandle::TryReset(Vm& vm, const ForkOptions& options) {
+Result<bool> EngineHandle::TryReset(Vm& vm, const ForkOptions& options,
+                                    const std::function<void()>& on_running) {
   VMFORK_CHECK(BeginJob());
-  auto reset = vm.TryReset(options);
+  auto reset = vm.TryReset(options, on_running);
   EndJob();
   return reset;
 }

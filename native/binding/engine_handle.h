@@ -46,7 +46,8 @@ class EngineHandle : public std::enable_shared_from_this<EngineHandle> {
   Result<std::shared_ptr<VmRecord>> TryFork(const std::shared_ptr<const Snapshot>& snapshot,
                                             const ForkOptions& options);
   // On JavaScript's thread; false when it would block.
-  Result<bool> TryReset(Vm& vm, const ForkOptions& options);
+  Result<bool> TryReset(Vm& vm, const ForkOptions& options,
+                        const std::function<void()>& on_running);
   Result<std::shared_ptr<Snapshot>> Load(const std::string& directory, const LoadOptions& options);
   Result<void> FillShells(const Snapshot& snapshot, size_t count);
   void Destroy(VmRecord& record);

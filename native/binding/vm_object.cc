@@ -2,6 +2,7 @@
 #include "binding/vm_object.h"
 
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "binding/arguments.h"
@@ -116,7 +117,7 @@ Napi::Value VmObject::TakeControlFd(const Info& info) {
   return Napi::Number::New(info.Env(), fd.Release());
 }
 
-Napi::Value VmObject::Stages(const Info& info) { return StagesToJs(info.Env(), record_->stages); }
+Napi::Value VmObject::Stages(const Info& info) { return StagesToJs(info.Env(), record_->Stages()); }
 
 Napi::Value VmObject::Pause(const Info& info) {
   return RunWithVm(info, [](Vm& vm) { return vm.Pause(); });
@@ -200,21 +201,26 @@ Napi::Value VmObject::OwnedRanges(const Info& info) {
 }
 
 Napi::Value VmObject::Reset(const Info& info) {
-  return RunWithVm(
-      info,
-      [options = ToForkOptions(info[0])](Vm& vm) -> Result<std::vector<Stage>> {
-        VMFORK_CHECK(vm.Reset(options));
-        return vm.Stages();
-      },
-      StagesToJs);
+  return RunWithVm(info, [options = ToForkOptions(info[0])](Vm& vm) { return vm.Reset(options); });
 }
 
 // Here and now, as NativeSnapshot.tryFork().
 Napi::Value VmObject::TryReset(const Info& info) {
   const Napi::Env env = info.Env();
+  const ForkOptions options = ToForkOptions(info[0]);
+  const Napi::Function on_running = ToFunction(info[1], "onRunning");
   const auto vm = OrThrow(env, record_->Get());
-  const bool done = OrThrow(env, lease_->Handle()->TryReset(*vm, ToForkOptions(info[0])));
-  return done ? StagesToJs(env, vm->Stages()) : env.Null();
+  std::optional<Napi::Error> thrown;  // kept out of the core, which has no exceptions
+  const auto call = [&on_running, &thrown] {
+    try {
+      on_running.Call({});
+    } catch (const Napi::Error& error) {
+      thrown = error;
+    }
+  };
+  const bool done = OrThrow(env, lease_->Handle()->TryReset(*vm, options, call));
+  if (thrown) throw *thrown;
+  return Napi::Boolean::New(env, done);
 }
 
 Napi::Value VmObject::TouchedRanges(const Info& info) {

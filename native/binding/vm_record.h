@@ -14,17 +14,22 @@ namespace vmfork {
 class VmRecord {
  public:
   VmRecord(uint32_t id, std::shared_ptr<Vm> vm, std::shared_ptr<VmEvents> events)
-      : id(id), events(std::move(events)), stages(vm->Stages()), vm_(std::move(vm)) {}
+      : id(id), events(std::move(events)), vm_(std::move(vm)) {}
 
   const uint32_t id;
   const std::shared_ptr<VmEvents> events;
-  const std::vector<Stage> stages;
 
   // kGone once destroyed.
   Result<std::shared_ptr<Vm>> Get() const {
     std::lock_guard lock(mutex_);
     if (vm_ == nullptr) return Fail(ErrorCode::kGone, "vm", "destroyed");
     return vm_;
+  }
+
+  // None once destroyed.
+  std::vector<Stage> Stages() const {
+    const auto vm = Get();
+    return vm ? (*vm)->Stages() : std::vector<Stage>();
   }
 
   std::string ConsoleTail() const {

@@ -213,10 +213,12 @@ Result<void> Vm::Reset(const ForkOptions& options) {
   VMFORK_CHECK(CheckResettable());
   if (retired_.valid()) retired_.wait();
   StageClock clock;
-  return ResetInto(nullptr, options, clock);
+  VMFORK_TRY(before, ResetInto(nullptr, options, clock));
+  Retire(std::move(before));
+  return {};
 }
 
-Result<bool> Vm::TryReset(const ForkOptions& options) {
+Result<bool> Vm::TryReset(const ForkOptions& options, const std::function<void()>& on_running) {
   const std::unique_lock order(order_mutex_, std::try_to_lock);
   if (!order) return false;
   VMFORK_CHECK(CheckResettable());
@@ -225,7 +227,9 @@ Result<bool> Vm::TryReset(const ForkOptions& options) {
   StageClock clock;
   auto shell = TryTakeShell(*engine_, *origin_, clock);
   if (shell == nullptr) return false;
-  VMFORK_CHECK(ResetInto(std::move(shell), options, clock));
+  VMFORK_TRY(before, ResetInto(std::move(shell), options, clock));
+  on_running();
+  Retire(std::move(before));
   return true;
 }
 
@@ -236,16 +240,14 @@ Result<void> Vm::CheckResettable() const {
   return CheckAlive();
 }
 
-Result<void> Vm::ResetInto(std::unique_ptr<Shell> shell, const ForkOptions& options,
-                           StageClock& clock) {
+Result<std::unique_ptr<Machine>> Vm::ResetInto(std::unique_ptr<Shell> shell,
+                                               const ForkOptions& options, StageClock& clock) {
   VMFORK_TRY(made, MakeClone(*origin_, std::move(shell), options, clock));
-  std::unique_ptr<Machine> before = Adopt(std::move(made));
-  before->RequestStop();
-  RetireInBackground(std::move(before));
-  return {};
+  return Adopt(std::move(made));
 }
 
-void Vm::RetireInBackground(std::unique_ptr<Machine> machine) {
+void Vm::Retire(std::unique_ptr<Machine> machine) {
+  machine->RequestStop();
   // Shared, because the pool's tasks are copyable.
   auto shared = std::make_shared<std::unique_ptr<Machine>>(std::move(machine));
   auto done = std::make_shared<std::promise<void>>();

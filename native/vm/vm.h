@@ -64,8 +64,10 @@ class Vm {
   // paused), those of Fork().
   Result<void> Reset(const ForkOptions& options);
   // The same when it takes no longer than a fork does: false when no shell is ready, a disk has to
-  // be copied, or something else is being done with the VM. Does not block.
-  Result<bool> TryReset(const ForkOptions& options);
+  // be copied, or something else is being done with the VM. Does not block. `on_running` is called
+  // as soon as the new machine runs, which is before the one before it is told to stop; it must not
+  // use the VM.
+  Result<bool> TryReset(const ForkOptions& options, const std::function<void()>& on_running);
 
   // The guest is up. Whether LearnStart() would tell anything new.
   bool NoteStarted();
@@ -130,10 +132,11 @@ class Vm {
                          const ForkOptions& options, StageClock& clock) const;
   std::unique_ptr<Machine> Adopt(Made made);  // the one before it
   Result<void> CheckResettable() const;
-  Result<void> ResetInto(std::unique_ptr<Shell> shell, const ForkOptions& options,
-                         StageClock& clock);
+  // Returns the machine before it, for Retire().
+  Result<std::unique_ptr<Machine>> ResetInto(std::unique_ptr<Shell> shell,
+                                             const ForkOptions& options, StageClock& clock);
   Result<void> CheckAlive() const;
-  void RetireInBackground(std::unique_ptr<Machine> machine);
+  void Retire(std::unique_ptr<Machine> machine);
 
   const std::shared_ptr<Engine> engine_;
   const std::shared_ptr<VmObserver> observer_;

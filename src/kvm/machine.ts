@@ -42,12 +42,6 @@ export interface Frozen {
   timings: readonly Timing[];
 }
 
-/** A machine at its fork point. */
-export interface Rewound {
-  session: Session;
-  stages: NativeStage[];
-}
-
 /** A file or block device, or a scratch disk of so many bytes (a multiple of 512), which is thrown away with the VM. */
 export interface DiskSource {
   path?: string;
@@ -92,8 +86,8 @@ export class Machine implements VmEventSink {
     return this.#state;
   }
 
-  /** Nanoseconds per stage of the boot or fork. */
-  get stages(): { name: string; ns: number }[] {
+  /** Nanoseconds per stage of the boot, the fork, or the newest reset. */
+  get stages(): NativeStage[] {
     return this.#native.stages();
   }
 
@@ -214,14 +208,33 @@ export class Machine implements VmEventSink {
 
   /**
    * Back to the moment of its fork, and not itself yet: what was under way has failed with `VMF_RESET`. Resolves with the
-   * new channel and the stages. When the reset itself fails, the machine runs on as it was.
+   * new channel. When the reset itself fails, the machine runs on as it was.
    */
-  async rewind(options: NativeForkOptions, past: SessionPast, clock: StageClock): Promise<Rewound> {
+  async rewind(options: NativeForkOptions, past: SessionPast, clock: StageClock): Promise<Session> {
     const before = this.sessionFor('reset');
+    const onRunning = () => clock.mark('reset');
+    const done = this.#tryReset(options, onRunning);
     this.#go('resetting');
-    let stages: NativeStage[];
+    if (!done) {
+      await this.#resetLater(options, before);
+      onRunning();
+    }
+    if (this.#gone) throw this.#gone;
+    this.#failPending(before, new VmforkError('VMF_RESET'));
+    return this.openControl(past);
+  }
+
+  #tryReset(options: NativeForkOptions, onRunning: () => void): boolean {
     try {
-      stages = this.#native.tryReset(options) ?? (await this.#native.reset(options));
+      return this.#native.tryReset(options, onRunning);
+    } catch (error) {
+      throw fromNative(error);
+    }
+  }
+
+  async #resetLater(options: NativeForkOptions, before: Session): Promise<void> {
+    try {
+      await this.#native.reset(options);
     } catch (error) {
       if (!this.#gone) this.#go('running');
       if (this.#closedMeanwhile) this.#onSessionClosed(before, this.#closedMeanwhile);
@@ -229,10 +242,6 @@ export class Machine implements VmEventSink {
     } finally {
       this.#closedMeanwhile = undefined;
     }
-    clock.mark('reset');
-    if (this.#gone) throw this.#gone;
-    this.#failPending(before, new VmforkError('VMF_RESET'));
-    return { session: this.openControl(past), stages };
   }
 
   /** Pairs of offset and length of the guest memory that it owns. */

@@ -25,7 +25,7 @@ export async function resetMachine(
   const { identity, resume } = machine.engine.identities.take(options.hostname);
   const consoleBytes = options.consoleBytes ?? DEFAULT_CONSOLE_BYTES;
   clock.mark('identity');
-  const { session, stages } = await machine.rewind(
+  const session = await machine.rewind(
     { cid: identity.cid, controlBytes: resume, consoleBytes },
     metadata,
     clock,
@@ -40,6 +40,6 @@ export async function resetMachine(
     await machine.destroy();
     throw error;
   }
-  const native = stages.map(({ name, ns }) => ({ stage: `reset.${name}`, ns }));
+  const native = machine.stages.map(({ name, ns }) => ({ stage: `reset.${name}`, ns }));
   return { identity, timings: [...clock.stages, ...native] };
 }
