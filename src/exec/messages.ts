@@ -4,6 +4,9 @@ import { errnoName, VmforkError } from '../errors.js';
 import { encodeFrame, type Frame, FrameType, HEADER_BYTES, writeHeader } from './frames.js';
 import { encodeTlvs, Tag, TLV_HEADER_BYTES, type Tlv, TlvList } from './tlv.js';
 
+const U64_BYTES = 8;
+const NS_PER_MS = 1_000_000;
+
 /** Protocol generations this library speaks. */
 export const GENERATION = { min: 1, max: 1 } as const;
 
@@ -95,12 +98,20 @@ export function encodeResume(
   return frame;
 }
 
-/** Writes the time into a `RESUME` that was encoded earlier. */
-export function stampResume(frame: Buffer, realtimeNs: bigint): void {
+/** Where a `RESUME` that gives a machine its identity says the time. */
+export function resumeTime(frame: Buffer): DataView {
   let at = HEADER_BYTES;
   // The generation id and the entropy lie before it.
   for (let items = 0; items < 2; items++) at += TLV_HEADER_BYTES + frame.readUInt32LE(at + 4);
-  frame.writeBigUInt64LE(realtimeNs, at + TLV_HEADER_BYTES);
+  return new DataView(frame.buffer, frame.byteOffset + at + TLV_HEADER_BYTES, U64_BYTES);
+}
+
+/** Writes a wall-clock time in nanoseconds. Without a BigInt, which takes a fork that is waited for several microseconds. */
+export function stampTime(time: DataView, realtimeMs: number): void {
+  const low = Math.imul(realtimeMs, NS_PER_MS) >>> 0;
+  time.setUint32(0, low, true);
+  // What the product lacks in precision is far less than one of the upper half.
+  time.setUint32(4, Math.round((realtimeMs * NS_PER_MS - low) / 2 ** 32), true);
 }
 
 /** Encodes the `RESUME` after which the same machine goes on. */

@@ -8,7 +8,8 @@ import {
   encodeResume,
   type IdentityBytes,
   ResumeKind,
-  stampResume,
+  resumeTime,
+  stampTime,
 } from '../exec/messages.js';
 import type { Session } from '../exec/session.js';
 import type { WaitOptions } from '../waiting.js';
@@ -78,6 +79,8 @@ export function encodeIdentity(
 export interface ForkIdentity {
   identity: Identity;
   resume: Buffer;
+  /** The time in it. */
+  time: DataView;
 }
 
 /** Identities for forks. One is drawn ahead, while nobody waits for it; each is given out once. */
@@ -93,7 +96,7 @@ export class IdentityStock {
   take(hostname?: string): ForkIdentity {
     const taken = hostname === undefined && this.#ready ? this.#ready : this.#draw(hostname);
     if (taken === this.#ready) this.#ready = undefined;
-    stampResume(taken.resume, realtimeNs());
+    stampTime(taken.time, Date.now());
     return taken;
   }
 
@@ -103,7 +106,8 @@ export class IdentityStock {
 
   #draw(hostname?: string): ForkIdentity {
     const identity = createIdentity(this.#newCid(), hostname);
-    return { identity, resume: encodeIdentity(FORK_RESUME, identity) };
+    const resume = encodeIdentity(FORK_RESUME, identity);
+    return { identity, resume, time: resumeTime(resume) };
   }
 }
 

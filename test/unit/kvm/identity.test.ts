@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { FrameParser } from '#src/exec/frames.js';
+import { stampTime } from '#src/exec/messages.js';
 import { Tag, TlvList } from '#src/exec/tlv.js';
 import {
   checkAcknowledged,
@@ -70,6 +71,16 @@ test('an identity drawn ahead is given out once, with the time of that moment', 
     expect(list.text(Tag.HOSTNAME)).toBe(one.identity.hostname);
     const realtimeMs = Number((list.u64(Tag.REALTIME_NS) ?? 0n) / 1_000_000n);
     expect(realtimeMs).toBeGreaterThanOrEqual(before);
+  }
+});
+
+test('a time is written to the nanosecond', () => {
+  const time = new DataView(new ArrayBuffer(8));
+  const edges = [0, 1, 4294, 4295, 2 ** 31, 2 ** 32 - 1, 2 ** 32, 1.7e12, 2 ** 43, 2 ** 44 - 1];
+  const random = Array.from({ length: 10_000 }, () => Math.floor(Math.random() * 2 ** 44));
+  for (const ms of [...edges, ...random]) {
+    stampTime(time, ms);
+    expect(time.getBigUint64(0, true)).toBe(BigInt(ms) * 1_000_000n);
   }
 });
 
