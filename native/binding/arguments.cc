@@ -87,16 +87,21 @@ std::string ToPath(const Napi::Value& value, const char* name) {
 }
 
 std::vector<std::byte> ToBytes(const Napi::Value& value, const char* name, size_t most_bytes) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+  napi_typedarray_type type = napi_uint8_array;
+  size_t size = 0;
+  void* data = nullptr;
+  // Fails for what is no typed array. One call: each of Napi::Uint8Array's methods makes its own.
+  if (napi_get_typedarray_info(value.Env(), value, &type, &size, &data, nullptr, nullptr) !=
+          napi_ok ||
+      type != napi_uint8_array) {
     throw OptionsError(value.Env(), std::string(name) + " must be a Uint8Array");
-  const auto array = value.As<Napi::Uint8Array>();
-  const size_t size = array.ByteLength();
+  }
   if (size > most_bytes) {
     throw OptionsError(value.Env(), std::string(name) + " must have at most " +
                                         std::to_string(most_bytes) + " bytes");
   }
   std::vector<std::byte> bytes(size);
-  if (size != 0) std::memcpy(bytes.data(), array.Data(), size);
+  if (size != 0) std::memcpy(bytes.data(), data, size);
   return bytes;
 }
 

@@ -50,6 +50,7 @@ Result<std::unique_ptr<Machine>> Machine::Build(Engine& engine, std::unique_ptr<
 }
 
 Result<void> Machine::AddDevices(Engine& engine) {
+  slots_.reserve(kVsockRngBalloon + config_.disks.size() + kMediaSlots);
   ports_.Add(Serial::kPort, Serial::kPortCount, &serial_);
   ports_.Add(ResetPort::kPort, ResetPort::kPortCount, &reset_port_);
 

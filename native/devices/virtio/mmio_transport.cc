@@ -43,7 +43,9 @@ bool IsRegisterAccess(uint64_t offset, size_t size) {
 VirtioTransport::VirtioTransport(VirtioDevice& device, const GuestMemory& memory,
                                  std::function<void()> interrupt, EventLoop& loop)
     : device_(device), memory_(memory), interrupt_(std::move(interrupt)), loop_(loop) {
-  for (uint16_t size : device.QueueSizes()) queues_.emplace_back(size);
+  const std::vector<uint16_t> sizes = device.QueueSizes();
+  queues_.reserve(sizes.size());
+  for (uint16_t size : sizes) queues_.emplace_back(size);
   registers_.resize(queues_.size());
   device_.Attach(this);
 }
