@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "memory/gpa.h"
-#include "snapshot/image_content.h"
+#include "memory/image_content.h"
 
 namespace vmfork {
 

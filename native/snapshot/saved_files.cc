@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "snapshot/image_content.h"
+#include "memory/image_content.h"
 
 namespace vmfork {
 

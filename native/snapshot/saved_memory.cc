@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "snapshot/image_content.h"
+#include "memory/image_content.h"
 #include "snapshot/saved_directory.h"
 
 namespace vmfork {

@@ -1,5 +1,5 @@
 // Reading and comparing content.
-#include "snapshot/image_content.h"
+#include "memory/image_content.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
