@@ -1,4 +1,5 @@
-// Writing layers.
+// Making layers. A layer's file is laid out like RAM: where a page belongs does not depend on what
+// else it will hold, so it can be made before that is known.
 #include "memory/capture.h"
 
 #include <fcntl.h>
@@ -6,8 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <string>
+#include <cerrno>
+#include <span>
 
+#include "base/file.h"
+#include "memory/image_content.h"
 #include "memory/layer_writer.h"
 #include "memory/page_scan.h"
 
@@ -24,11 +28,7 @@ std::vector<PageRun> Coalesce(const std::vector<PageRun>& runs, uint64_t gap_byt
 std::vector<Extent> ToExtents(const std::vector<PageRun>& runs,
                               const std::shared_ptr<const UniqueFd>& file) {
   std::vector<Extent> extents;
-  uint64_t position = 0;
-  for (const PageRun& run : runs) {
-    extents.push_back({run.start, run.size, file, position});
-    position += run.size;
-  }
+  for (const PageRun& run : runs) extents.push_back({run.start, run.size, file, run.start});
   return extents;
 }
 
@@ -39,7 +39,7 @@ constexpr uint64_t kCheapGapBytes = 4 * kPageSize;
 std::vector<uint64_t> GapSizes(const std::vector<PageRun>& runs) {
   std::vector<uint64_t> sizes = {kCheapGapBytes};
   for (size_t i = 1; i < runs.size(); ++i) {
-    const uint64_t gap_bytes = runs[i].start - runs[i - 1].start - runs[i - 1].size;
+    const uint64_t gap_bytes = runs[i].start - runs[i - 1].End();
     if (gap_bytes > kCheapGapBytes) sizes.push_back(gap_bytes);
   }
   std::ranges::sort(sizes);
@@ -49,8 +49,11 @@ std::vector<uint64_t> GapSizes(const std::vector<PageRun>& runs) {
 }
 
 // What to copy, so that the new image has no more than kMaxExtents: the written pages, and as few
-// of the clean ones between them as will do; where no gaps suffice, everything.
+// of the clean ones between them as will do; where no gaps suffice, everything. Over nothing, the
+// layer is the image: one extent, one mapping per clone.
 Result<std::vector<PageRun>> PlanLayer(const std::vector<PageRun>& owned, const Image& parent) {
+  if (parent.Extents().empty()) return std::vector<PageRun>{{0, parent.Size()}};
+  if (owned.empty()) return owned;
   const auto nothing = std::make_shared<const UniqueFd>();
   const std::vector<uint64_t> gaps = GapSizes(owned);
   std::vector<PageRun> best = {{0, parent.Size()}};
@@ -77,44 +80,75 @@ Result<UniqueFd> NewLayer(uint64_t size) {
   return fd;
 }
 
-Result<std::shared_ptr<const UniqueFd>> Seal(UniqueFd fd) {
-  // A writer after this moment would change what clones read from pages they have not touched.
-  constexpr int kSeals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-  if (::fcntl(fd.Get(), F_ADD_SEALS, kSeals) != 0) return FailErrno("fcntl", "F_ADD_SEALS");
-  return std::make_shared<const UniqueFd>(std::move(fd));
-}
-
 }  // namespace
 
-Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view, WorkerPool* helpers) {
-  const std::span<const std::byte> memory(view.Data(), view.Size());
-  VMFORK_TRY(owned, FindOwnedPages(memory));
-  const Image& parent = *view.GetImage();
+Result<Capture> Capture::Prepare(const PrivateView& view) {
+  VMFORK_TRY(owned, FindOwnedPages(std::span(view.Data(), view.Size())));
+  VMFORK_TRY(fd, NewLayer(view.Size()));
+  Capture capture(view, std::make_shared<const UniqueFd>(std::move(fd)));
+  VMFORK_TRY(runs, PlanLayer(owned, *view.GetImage()));
+  capture.planned_ = std::move(runs);
+  VMFORK_CHECK(capture.Allocate(owned));
+  capture.clean_ = Subtract(capture.planned_, owned);
+  VMFORK_CHECK(capture.CopyClean());
+  return capture;
+}
 
-  // Over nothing, the layer is the image: one file laid out like RAM, one extent, one mapping per
-  // clone.
-  if (parent.Extents().empty()) {
-    VMFORK_TRY(layer, NewLayer(view.Size()));
-    std::vector<LayerPart> parts;
-    for (const PageRun& run : owned)
-      parts.push_back({memory.subspan(run.start, run.size), run.start});
-    VMFORK_CHECK(WriteLayer(layer.Get(), parts, helpers));
-    VMFORK_TRY(file, Seal(std::move(layer)));
-    return Image::Make(view.Size(), {{0, view.Size(), std::move(file), 0}});
+Result<void> Capture::Allocate(const std::vector<PageRun>& owned) {
+  for (const PageRun& run : owned) {
+    if (::fallocate(file_->Get(), 0, static_cast<off_t>(run.start), static_cast<off_t>(run.size)) !=
+        0)
+      return FailErrno("fallocate", "image layer");
   }
+  return {};
+}
 
-  if (owned.empty()) return view.GetImage();
-  VMFORK_TRY(runs, PlanLayer(owned, parent));
-  uint64_t layer_size = 0;
+Result<void> Capture::CopyClean() {
+  for (const PageRun& run : clean_) {
+    VMFORK_CHECK(ForEachImageContent(*view_->GetImage(), run,
+                                     [this](uint64_t at, std::span<const std::byte> pages) {
+                                       return WriteFully(file_->Get(), pages, at);
+                                     }));
+  }
+  return {};
+}
+
+Result<std::shared_ptr<const Image>> Capture::Take(WorkerPool* helpers) {
+  VMFORK_TRY(owned, FindOwnedPages(std::span(view_->Data(), view_->Size())));
+  VMFORK_TRY(runs, PlanLayer(Unite(planned_, owned), *view_->GetImage()));
+  if (runs.empty()) return view_->GetImage();
+  VMFORK_CHECK(Write(runs, owned, helpers));
+  return Image::Overlay(*view_->GetImage(), ToExtents(runs, file_));
+}
+
+Result<void> Capture::Write(const std::vector<PageRun>& runs, const std::vector<PageRun>& owned,
+                            WorkerPool* helpers) {
+  const std::span<const std::byte> memory(view_->Data(), view_->Size());
+  // Written since: not where they are zero only, because the file holds something else there.
+  for (const PageRun& run : Intersect(clean_, owned))
+    VMFORK_CHECK(WriteFully(file_->Get(), memory.subspan(run.start, run.size), run.start));
   std::vector<LayerPart> parts;
-  for (const PageRun& run : runs) {
-    parts.push_back({memory.subspan(run.start, run.size), layer_size});
-    layer_size += run.size;
+  for (const PageRun& run : Subtract(runs, clean_))
+    parts.push_back({.bytes = memory.subspan(run.start, run.size), .file_offset = run.start});
+  VMFORK_TRY(left_zero, WriteLayer(file_->Get(), parts, helpers));
+  left_zero_ = std::move(left_zero);
+  return {};
+}
+
+Result<void> Capture::Finish() {
+  constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  for (const PageRun& run : left_zero_) {
+    if (::fallocate(file_->Get(), kPunch, static_cast<off_t>(run.start),
+                    static_cast<off_t>(run.size)) != 0)
+      return FailErrno("fallocate", "FALLOC_FL_PUNCH_HOLE");
   }
-  VMFORK_TRY(layer, NewLayer(layer_size));
-  VMFORK_CHECK(WriteLayer(layer.Get(), parts, helpers));
-  VMFORK_TRY(file, Seal(std::move(layer)));
-  return Image::Overlay(parent, ToExtents(runs, file));
+  // A writer after this moment would change what clones read from pages they have not touched. Not
+  // F_SEAL_WRITE, which waits while the kernel holds on to any of the pages, as it does while the
+  // source reads them, and may fail (mm/memfd.c, memfd_wait_for_pins()). It differs in nothing but
+  // shared mappings made before, of which there are none.
+  constexpr int kSeals = F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+  if (::fcntl(file_->Get(), F_ADD_SEALS, kSeals) != 0) return FailErrno("fcntl", "F_ADD_SEALS");
+  return {};
 }
 
 }  // namespace vmfork

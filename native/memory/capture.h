@@ -3,9 +3,11 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "base/result.h"
 #include "base/worker_pool.h"
+#include "memory/page_runs.h"
 #include "memory/private_view.h"
 
 namespace vmfork {
@@ -14,10 +16,34 @@ namespace vmfork {
 // process may map by default (vm.max_map_count, 65,530).
 inline constexpr size_t kMaxExtents = 48;
 
-// The image that equals what `view` shows now. Only pages the VM owns are copied, into a new memfd
-// that is then sealed; pages that are all zero become holes. Nobody may write the view meanwhile.
-// The view itself is left as it is. Idle threads of `helpers` take a share of the copying.
-Result<std::shared_ptr<const Image>> CaptureImage(const PrivateView& view,
-                                                  WorkerPool* helpers = nullptr);
+// In three steps, because a VM stands still for the second one only: what takes the most time, the
+// making of the file's pages, comes before, and what can wait comes after.
+class Capture {
+ public:
+  // Makes pages of a new memfd for what the VM owns now, and copies into others what a layer with
+  // few extents has to hold beside. The VM may run; what it writes from now on Take() will see.
+  // `view` must outlive this.
+  static Result<Capture> Prepare(const PrivateView& view);
+  // The image that equals what the view shows now. Nobody may write the view meanwhile. The view
+  // itself is left as it is. Idle threads of `helpers` take a share of the copying.
+  Result<std::shared_ptr<const Image>> Take(WorkerPool* helpers = nullptr);
+  // Turns pages that are all zero into holes and seals the layer. Nobody else may get the image
+  // before.
+  Result<void> Finish();
+
+ private:
+  Capture(const PrivateView& view, std::shared_ptr<const UniqueFd> file)
+      : view_(&view), file_(std::move(file)) {}
+  Result<void> Allocate(const std::vector<PageRun>& owned);
+  Result<void> CopyClean();
+  Result<void> Write(const std::vector<PageRun>& runs, const std::vector<PageRun>& owned,
+                     WorkerPool* helpers);
+
+  const PrivateView* view_;
+  std::shared_ptr<const UniqueFd> file_;  // laid out like RAM, with holes
+  std::vector<PageRun> planned_;          // what the layer is to hold, as far as it is known
+  std::vector<PageRun> clean_;            // of that: holds what the view's image holds there
+  std::vector<PageRun> left_zero_;        // may have pages of the file that need not be there
+};
 
 }  // namespace vmfork

@@ -18,10 +18,25 @@ namespace {
 // Some hundred microseconds of copying: what one writes more than another at the end.
 constexpr uint64_t kShareBytes = 256 << 10;
 
-Result<void> WriteSparse(int fd, const LayerPart& part) {
-  return ForEachNonZeroRun(
-      part.file_offset, part.bytes,
-      [fd](uint64_t at, std::span<const std::byte> pages) { return WriteFully(fd, pages, at); });
+struct Written {
+  Result<void> result;
+  std::vector<PageRun> left_zero;
+};
+
+Written WriteSparse(int fd, const LayerPart& part) {
+  Written written;
+  uint64_t end = part.file_offset;  // of what has been looked at
+  const auto leave_zero = [&](uint64_t up_to) {
+    if (up_to > end) written.left_zero.push_back({end, up_to - end});
+  };
+  written.result = ForEachNonZeroRun(part.file_offset, part.bytes,
+                                     [&](uint64_t at, std::span<const std::byte> pages) {
+                                       leave_zero(at);
+                                       end = at + pages.size();
+                                       return WriteFully(fd, pages, at);
+                                     });
+  leave_zero(part.file_offset + part.bytes.size());
+  return written;
 }
 
 // Outlives the call that made it when a helper comes late, and then has nothing left for it.
@@ -33,11 +48,11 @@ class Shares {
     while (const LayerPart* share = Begin()) End(WriteSparse(fd_, *share));
   }
 
-  Result<void> Wait() {
+  Result<std::vector<PageRun>> Wait() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return being_written_ == 0; });
     if (error_) return std::unexpected(*error_);
-    return {};
+    return std::move(left_zero_);
   }
 
  private:
@@ -48,12 +63,13 @@ class Shares {
     return &shares_[next_++];
   }
 
-  void End(Result<void> written) {
+  void End(Written written) {
     std::lock_guard lock(mutex_);
-    if (!written) {
+    if (!written.result) {
       next_ = shares_.size();
-      error_ = std::move(written).error();
+      error_ = std::move(written.result).error();
     }
+    left_zero_.insert(left_zero_.end(), written.left_zero.begin(), written.left_zero.end());
     if (--being_written_ == 0) changed_.notify_all();
   }
 
@@ -64,11 +80,13 @@ class Shares {
   size_t next_ = 0;
   size_t being_written_ = 0;
   std::optional<Error> error_;
+  std::vector<PageRun> left_zero_;
 };
 
 }  // namespace
 
-Result<void> WriteLayer(int fd, std::span<const LayerPart> parts, WorkerPool* helpers) {
+Result<std::vector<PageRun>> WriteLayer(int fd, std::span<const LayerPart> parts,
+                                        WorkerPool* helpers) {
   std::vector<LayerPart> list;
   for (const auto& [bytes, file_offset] : parts) {
     for (uint64_t at = 0; at < bytes.size(); at += kShareBytes) {

@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "base/worker_pool.h"
+#include "memory/page_runs.h"
 
 namespace vmfork {
 
@@ -18,10 +19,11 @@ struct LayerPart {
   uint64_t file_offset = 0;
 };
 
-// Into a file that reads as zero where nothing was written: pages that are all zero become holes.
-// Returns when all is written or something failed, and nothing is being read or written any more.
-// Threads of `helpers` (may be null) only take a share when they get to it in time: what else keeps
-// them busy delays nothing.
-Result<void> WriteLayer(int fd, std::span<const LayerPart> parts, WorkerPool* helpers);
+// Into a file that reads as zero where nothing was written: pages that are all zero are left alone,
+// and the result is where they would be in the file, in any order. Returns when all is written or
+// something failed, and nothing is being read or written any more. Threads of `helpers` (may be
+// null) only take a share when they get to it in time: what else keeps them busy delays nothing.
+Result<std::vector<PageRun>> WriteLayer(int fd, std::span<const LayerPart> parts,
+                                        WorkerPool* helpers);
 
 }  // namespace vmfork

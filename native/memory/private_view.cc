@@ -3,9 +3,11 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <string>
 #include <tuple>
+#include <utility>
 
 namespace vmfork {
 
@@ -22,21 +24,38 @@ Result<void> MapOver(std::byte* address, uint64_t size, int fd, uint64_t file_of
   return {};
 }
 
+Result<void> MapExtent(std::byte* base, const Extent& extent) {
+  return MapOver(base + extent.start, extent.size, extent.file->Get(), extent.file_offset);
+}
+
+// Node's child_process.spawn() fork()s: without this the page tables of every VM would be copied
+// each time, and a child that lives on would hold our guests' memory.
+Result<void> KeepFromChildren(std::byte* base, uint64_t size) {
+  if (::madvise(base, size, MADV_DONTFORK) != 0) return FailErrno("madvise", "MADV_DONTFORK");
+  return {};
+}
+
 Result<void> MapImage(std::byte* base, const Image& image) {
   uint64_t position = 0;
   for (const Extent& extent : image.Extents()) {
     if (extent.start > position)
       VMFORK_CHECK(MapOver(base + position, extent.start - position, -1, 0));
-    VMFORK_CHECK(MapOver(base + extent.start, extent.size, extent.file->Get(), extent.file_offset));
+    VMFORK_CHECK(MapExtent(base, extent));
     position = extent.start + extent.size;
   }
   if (position < image.Size())
     VMFORK_CHECK(MapOver(base + position, image.Size() - position, -1, 0));
-  // Node's child_process.spawn() fork()s: without this the page tables of every VM would be copied
-  // each time, and a child that lives on would hold our guests' memory.
-  if (::madvise(base, image.Size(), MADV_DONTFORK) != 0)
-    return FailErrno("madvise", "MADV_DONTFORK");
-  return {};
+  return KeepFromChildren(base, image.Size());
+}
+
+// Whether a view of `image` shows all of `extent` already.
+bool Shows(const Image& image, const Extent& extent) {
+  const auto is_part = [&extent](const Extent& whole) {
+    return whole.file == extent.file && whole.start <= extent.start &&
+           extent.start + extent.size <= whole.start + whole.size &&
+           extent.file_offset - whole.file_offset == extent.start - whole.start;
+  };
+  return std::ranges::any_of(image.Extents(), is_part);
 }
 }  // namespace
 
@@ -55,6 +74,13 @@ Result<PrivateView> PrivateView::Map(std::shared_ptr<const Image> image) {
 Result<void> PrivateView::Show(std::shared_ptr<const Image> image) {
   image_ = std::move(image);
   return MapImage(mapping_.Data(), *image_);
+}
+
+Result<void> PrivateView::GoOnOver(std::shared_ptr<const Image> image) {
+  const std::shared_ptr<const Image> before = std::exchange(image_, std::move(image));
+  for (const Extent& extent : image_->Extents())
+    if (!Shows(*before, extent)) VMFORK_CHECK(MapExtent(mapping_.Data(), extent));
+  return KeepFromChildren(mapping_.Data(), mapping_.Size());
 }
 
 void PrivateView::MapAhead(std::span<const PageRun> runs) {

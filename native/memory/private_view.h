@@ -27,6 +27,9 @@ class PrivateView {
   // pages of before among those that the VM owns: right for an image of what it showed, else the
   // view is to be hidden.
   Result<void> Show(std::shared_ptr<const Image> image);
+  // The same where `image` is what the view shows now, so that only what it has elsewhere has to be
+  // mapped. Pages that the VM owns where nothing changes stay.
+  Result<void> GoOnOver(std::shared_ptr<const Image> image);
   // Has these pages in the page tables now, so that the first access to each is none that has to
   // wait. Only that: it fails silently where the kernel cannot (before Linux 5.14).
   void MapAhead(std::span<const PageRun> runs);

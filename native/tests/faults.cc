@@ -96,6 +96,8 @@ FAULTS_WRAP(int, madvise, (void* address, size_t size, int advice), (address, si
             ENOMEM)
 FAULTS_WRAP(int, memfd_create, (const char* name, unsigned flags), (name, flags), -1, EMFILE)
 FAULTS_WRAP(int, ftruncate, (int fd, off_t size), (fd, size), -1, ENOSPC)
+FAULTS_WRAP(int, fallocate, (int fd, int mode, off_t offset, off_t size), (fd, mode, offset, size),
+            -1, ENOSPC)
 FAULTS_WRAP(ssize_t, pwrite, (int fd, const void* bytes, size_t size, off_t offset),
             (fd, bytes, size, offset), -1, ENOSPC)
 FAULTS_WRAP(ssize_t, pread, (int fd, void* bytes, size_t size, off_t offset),

@@ -1,14 +1,11 @@
-// Extent lists, private views and captured layers.
+// Extent lists and private views.
 #include "memory/image.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
-#include <random>
 
-#include "memory/capture.h"
 #include "memory/early_pages.h"
 #include "memory/gpa.h"
 #include "memory/page_runs.h"
@@ -172,62 +169,6 @@ TEST(PagesAreCountedExactly) {
   EXPECT_EQ((*runs)[0].start, 5 * kPageSize);
   EXPECT_EQ((*runs)[0].size, 2 * kPageSize);
   EXPECT_EQ((*runs)[1].start, 12 * kPageSize);
-}
-
-TEST(CaptureOverNothingIsOneExtentWithHoles) {
-  auto view = PrivateView::Map(Image::Zero(1024 * kPageSize));
-  Put(*view, 10, 'a');
-  Put(*view, 700, 'b');
-  view->Data()[800 * kPageSize] = std::byte{0};  // touched, but zero
-  auto image = CaptureImage(*view);
-  EXPECT_EQ((*image)->Extents().size(), 1u);
-  auto copy = PrivateView::Map(*image);
-  EXPECT_EQ(std::memcmp(copy->Data(), view->Data(), view->Size()), 0);
-}
-
-TEST(CaptureOfCapturesShowsEachGeneration) {
-  auto view = PrivateView::Map(Image::Zero(4096 * kPageSize));
-  for (int generation = 0; generation < 5; ++generation) {
-    for (uint64_t page = static_cast<uint64_t>(generation); page < 4096; page += 257) {
-      Put(*view, page, static_cast<char>('A' + generation));
-    }
-    auto image = CaptureImage(*view);
-    EXPECT_TRUE(image.has_value());
-    auto copy = PrivateView::Map(*image);
-    EXPECT_EQ(std::memcmp(copy->Data(), view->Data(), view->Size()), 0);
-    EXPECT_TRUE(view->Show(*image).has_value());
-    EXPECT_EQ(std::memcmp(copy->Data(), view->Data(), view->Size()), 0);
-    EXPECT_EQ(FindOwnedPages(std::span(view->Data(), view->Size()))->size(), 0u);
-  }
-}
-
-TEST(ExtentsStayBoundedOverGenerations) {
-  constexpr uint64_t kPages = 8192;
-  auto view = PrivateView::Map(Image::Zero(kPages * kPageSize));
-  std::minstd_rand random(1);
-  WorkerPool helpers(2, "test");
-  size_t most = 0;
-  for (int generation = 0; generation < 200; ++generation) {
-    for (int i = 0; i < 12; ++i) Put(*view, random() % kPages, static_cast<char>('a' + i));
-    auto image = CaptureImage(*view, &helpers);
-    EXPECT_TRUE(image.has_value());
-    most = std::max(most, (*image)->Extents().size());
-    if (generation % 20 == 19) {
-      auto copy = PrivateView::Map(*image);
-      EXPECT_EQ(std::memcmp(copy->Data(), view->Data(), view->Size()), 0);
-    }
-    EXPECT_TRUE(view->Show(*image).has_value());
-  }
-  EXPECT_TRUE(most > 8 && most <= kMaxExtents);
-}
-
-TEST(CapturedLayerIsSealed) {
-  auto view = PrivateView::Map(Image::Zero(16 * kPageSize));
-  Put(*view, 1, 'a');
-  auto image = CaptureImage(*view);
-  const int fd = (*image)->Extents()[0].file->Get();
-  EXPECT_EQ(::pwrite(fd, "x", 1, 0), -1);
-  EXPECT_EQ(::ftruncate(fd, 0), -1);
 }
 
 }  // namespace

@@ -68,13 +68,13 @@ void LearnHostUse(Machine& machine, const Snapshot& snapshot) {
 }
 
 // Of a machine that stands still.
-Result<std::shared_ptr<Snapshot>> Capture(Engine& engine, Machine& machine) {
+Result<std::shared_ptr<Snapshot>> TakeSnapshot(Engine& engine, Machine& machine, Capture& memory) {
   VMFORK_TRY(state, machine.ReadState());
   VMFORK_CHECK(CopyWritableMedia(engine, state.config));
-  VMFORK_TRY(image, CaptureImage(machine.View(), &engine.DiskThreads()));
+  VMFORK_TRY(image, memory.Take(&engine.DiskThreads()));
   // The source goes on over the new image: what it shared with nobody it now shares with its
   // clones.
-  VMFORK_CHECK(machine.View().Show(image));
+  VMFORK_CHECK(machine.View().GoOnOver(image));
   return std::make_shared<Snapshot>(std::move(image), std::move(state), std::string());
 }
 
@@ -297,13 +297,16 @@ Result<std::shared_ptr<Snapshot>> Vm::Freeze() {
   std::lock_guard order(order_mutex_);
   std::shared_lock lock(machine_mutex_);
   VMFORK_CHECK(CheckAlive());
+  VMFORK_TRY(memory, Capture::Prepare(machine_->View()));
   const auto start = std::chrono::steady_clock::now();
   if (!paused_) machine_->Park();
-  auto snapshot = Capture(*engine_, *machine_);
+  auto snapshot = TakeSnapshot(*engine_, *machine_, memory);
   if (!paused_) machine_->Unpark();
   const std::chrono::nanoseconds pause = std::chrono::steady_clock::now() - start;
-  if (snapshot) (*snapshot)->SetPause(pause);
-  return snapshot;
+  VMFORK_TRY(taken, std::move(snapshot));
+  VMFORK_CHECK(memory.Finish());
+  taken->SetPause(pause);
+  return taken;
 }
 
 Result<void> Vm::AttachDisk(size_t slot, const DiskOptions& options) {
