@@ -28,6 +28,7 @@ std::vector<PageRun> Coalesce(const std::vector<PageRun>& runs, uint64_t gap_byt
 std::vector<Extent> ToExtents(const std::vector<PageRun>& runs,
                               const std::shared_ptr<const UniqueFd>& file) {
   std::vector<Extent> extents;
+  extents.reserve(runs.size());
   for (const PageRun& run : runs) extents.push_back({run.start, run.size, file, run.start});
   return extents;
 }
