@@ -89,7 +89,7 @@ class Floor {
   }
 
   Result<double> Sample() {
-    VMFORK_CHECK(shell_->Recycle({.cores = rest_, .image = {}, .touches = {}}));
+    VMFORK_CHECK(shell_->Recycle({.cores = rest_, .image = {}, .ahead = {}}));
     shell_->Vcpus().front()->SetOwner(
         {.memory = &shell_->Memory(), .ports = &nothing_, .mmio = &nothing_, .on_end = [](Error) {
          }});

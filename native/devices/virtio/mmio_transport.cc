@@ -364,8 +364,7 @@ Result<void> VirtioTransport::RestoreLocked(ByteReader& in) {
   if (!in.AtEnd()) {
     return Fail(ErrorCode::kSnapshotInvalid, "restore virtio device", "bytes missing or left over");
   }
-  // A signal that was on its way when the state was read is given again; a spurious one is
-  // harmless.
+  // A signal that was on its way at the save is given again; a spurious one is harmless.
   interrupt_due_ = interrupt_status_ != 0;
   return {};
 }
