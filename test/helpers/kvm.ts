@@ -5,6 +5,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type Clone, type Command, type Engine, Snapshot, type Vm } from 'vmfork';
 import { buildTestPrograms } from '../kvm/programs/build.mjs';
 
@@ -177,4 +178,26 @@ export async function eventually(fact: () => Promise<boolean>, withinMs: number)
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   return fact();
+}
+
+const BUSY_SLICE_MS = 10;
+
+/**
+ * Calls `work` in a program that is always busy with something else for longer than a millisecond: a limit of one is over
+ * before an answer is looked at, however soon a guest gives it.
+ */
+export async function inABusyProgram<T>(work: () => Promise<T>): Promise<T> {
+  let busy = true;
+  const spin = () => {
+    const until = performance.now() + BUSY_SLICE_MS;
+    while (performance.now() < until);
+    if (busy) setImmediate(spin);
+  };
+  await nextTurn(); // In this phase of the event loop timers come next, then sockets.
+  setImmediate(spin);
+  try {
+    return await work();
+  } finally {
+    busy = false;
+  }
 }

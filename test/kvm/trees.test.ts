@@ -4,7 +4,13 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Clone, CloneScope, Engine, type Snapshot, Template } from 'vmfork';
 import { Deferred } from '#src/waiting.js';
 import { busyboxRootfs } from '../helpers/images.js';
-import { BOOT_TIMEOUT_MS, destroyAll, eventually, templateSnapshot } from '../helpers/kvm.js';
+import {
+  BOOT_TIMEOUT_MS,
+  destroyAll,
+  eventually,
+  inABusyProgram,
+  templateSnapshot,
+} from '../helpers/kvm.js';
 
 let base: Snapshot;
 
@@ -110,7 +116,8 @@ describe('forkSettled', () => {
     const clones = settled.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
     await Promise.all(clones.map((clone) => clone.ping()));
     await destroyAll(clones);
-    const late = await base.forkSettled({ count: 2, identityTimeoutMs: 1 });
+    const limits = { count: 2, identityTimeoutMs: 1 };
+    const late = await inABusyProgram(() => base.forkSettled(limits));
     for (const one of late) {
       expect(one).toMatchObject({ status: 'rejected', reason: { code: 'VMF_IDENTITY' } });
     }
