@@ -15,6 +15,8 @@ const USED_EACH_ROUND = 10;
 // What the first forks leave behind is kept for the next ones: threads' stacks, heap, caches.
 const WARM_UP_FORKS = 10_000;
 const SETTLE_MS = 1000;
+/** The default of Engine's `shells.kept`. */
+const KEPT_SHELLS = 32;
 
 interface Footprint {
   fds: number;
@@ -31,14 +33,14 @@ export const soak: BenchCase = {
     await using snapshot = await openSnapshot(run);
     await forkAndDestroy(snapshot, (begun) => begun < WARM_UP_FORKS);
     for (let round = 0; round < ROUNDS; round++) await use(snapshot);
-    const before = await footprint();
+    const before = await footprint(snapshot);
     let forks = 0;
     for (let round = 1; round <= ROUNDS; round++) {
       await use(snapshot);
       forks += await forkAndDestroy(snapshot, (begun) => begun < run.n / ROUNDS);
       run.progress(`${forks} forks`);
     }
-    const after = await footprint();
+    const after = await footprint(snapshot);
     run.samples.add('leaked_fds', 'count', after.fds - before.fds);
     run.samples.add('leaked_threads', 'count', after.threads - before.threads);
     run.samples.add('leaked_mappings', 'count', after.mappings - before.mappings);
@@ -58,7 +60,9 @@ async function use(snapshot: Snapshot): Promise<void> {
   await branch?.destroy();
 }
 
-async function footprint(): Promise<Footprint> {
+async function footprint(snapshot: Snapshot): Promise<Footprint> {
+  // As many each time: each that waits has memory in view, mappings and a thread.
+  await snapshot.prepareShells(KEPT_SHELLS);
   await sleep(SETTLE_MS);
   collectGarbage();
   return {
