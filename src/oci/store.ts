@@ -204,7 +204,8 @@ export class ImageStore {
 
   /**
    * Deletes what no image in the store uses, beginnings of layers and root filesystems that were built in it included,
-   * and what processes that died left behind. What a machine has attached stays readable to it. It may run beside pulls and imports, of this process and of others; what they work on stays.
+   * and what processes that died left behind. What a machine has attached stays readable to it. It may run beside pulls and
+   * imports, of this process and of others; what they work on stays.
    * @throws VmforkError `VMF_STORE`
    */
   gc(): Promise<Garbage> {

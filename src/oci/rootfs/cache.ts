@@ -2,7 +2,7 @@
 // facts, made under another name and renamed, so it is there completely or not at all, whoever is killed when.
 
 import { createHash } from 'node:crypto';
-import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { lstat, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { VmforkError } from '../../errors.js';
 import { isOwnerAlive, ownedName } from '../../owner.js';
@@ -73,10 +73,11 @@ export async function removeEntry(dir: string, name: string): Promise<number | n
 }
 
 async function sizeOf(entry: string): Promise<number> {
-  const facts = await stat(entry);
-  if (!facts.isDirectory()) return facts.size;
-  const files = (await readdir(entry)).map((name) => stat(join(entry, name)));
-  return (await Promise.all(files)).reduce((sum, { size }) => sum + size, 0);
+  const facts = await unlessMissing(lstat(entry));
+  if (!facts?.isDirectory()) return facts?.size ?? 0;
+  const names = (await unlessMissing(readdir(entry))) ?? []; // Another process may remove it as well.
+  const files = await Promise.all(names.map((name) => unlessMissing(lstat(join(entry, name)))));
+  return files.reduce((sum, file) => sum + (file?.size ?? 0), 0);
 }
 
 /** A complete entry; undefined when there is none, or a damaged one. */
