@@ -221,7 +221,12 @@ export class Machine implements VmEventSink {
     }
     if (this.#gone) throw this.#gone;
     this.#failPending(before, new VmforkError('VMF_RESET'));
-    return this.openControl(past);
+    try {
+      return this.openControl(past);
+    } catch (error) {
+      await this.destroy(); // What it was is gone already.
+      throw error;
+    }
   }
 
   #tryReset(options: NativeForkOptions, onRunning: () => void): boolean {
