@@ -1,6 +1,5 @@
 // Totals and failures of a JSON report of vitest.
 import { existsSync, readFileSync } from 'node:fs';
-import { relative } from 'node:path';
 import { Outcome } from './outcome.mjs';
 import { Failure } from './run.mjs';
 
@@ -22,7 +21,8 @@ export function readReport(name, path, code) {
 }
 
 function addFailures(outcome, name, { name: path, status, message, assertionResults }) {
-  const place = `${name}: ${path.includes('/test/') ? path.slice(path.indexOf('/test/') + 1) : relative('.', path)}`;
+  // Of this checkout, or of the emulated host's.
+  const place = `${name}: ${path.slice(path.lastIndexOf('/test/') + 1)}`;
   const failed = assertionResults.filter((test) => test.status === 'failed');
   for (const test of failed) {
     outcome.fail(`${place} > ${test.fullName}`, test.failureMessages.join('\n'));
