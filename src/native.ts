@@ -108,7 +108,7 @@ export interface NativeVm {
   /** The newest console output, at most `consoleBytes`. */
   consoleTail(): Uint8Array;
   memory(): Promise<NativeMemory>;
-  /** Pairs of offset and length, bytes, sorted: guest memory that this VM has written since its fork or last snapshot. */
+  /** Pairs of offset and length, bytes, sorted: guest memory that this VM owns: see `PageDifference`. */
   ownedRanges(): Promise<BigUint64Array>;
   /** The same for all guest memory that it has touched; where the host maps neighbours of a page that is read, they count. */
   touchedRanges(): Promise<BigUint64Array>;

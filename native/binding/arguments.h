@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "memory/page_scan.h"
+#include "memory/page_runs.h"
 #include "vm/engine.h"
 #include "vm/options.h"
 #include "vm/snapshot.h"

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <span>
+#include <tuple>
 
 #include "base/file.h"
 #include "memory/image_content.h"
@@ -89,19 +90,17 @@ Result<Capture> Capture::Prepare(const PrivateView& view) {
   Capture capture(view, std::make_shared<const UniqueFd>(std::move(fd)));
   VMFORK_TRY(runs, PlanLayer(owned, *view.GetImage()));
   capture.planned_ = std::move(runs);
-  VMFORK_CHECK(capture.Allocate(owned));
+  capture.Allocate(owned);
   capture.clean_ = Subtract(capture.planned_, owned);
   VMFORK_CHECK(capture.CopyClean());
   return capture;
 }
 
-Result<void> Capture::Allocate(const std::vector<PageRun>& owned) {
+void Capture::Allocate(const std::vector<PageRun>& owned) {
   for (const PageRun& run : owned) {
-    if (::fallocate(file_->Get(), 0, static_cast<off_t>(run.start), static_cast<off_t>(run.size)) !=
-        0)
-      return FailErrno("fallocate", "image layer");
+    std::ignore =
+        ::fallocate(file_->Get(), 0, static_cast<off_t>(run.start), static_cast<off_t>(run.size));
   }
-  return {};
 }
 
 Result<void> Capture::CopyClean() {
@@ -139,9 +138,8 @@ Result<void> Capture::Write(const std::vector<PageRun>& runs, const std::vector<
 Result<void> Capture::Finish() {
   constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
   for (const PageRun& run : left_zero_) {
-    if (::fallocate(file_->Get(), kPunch, static_cast<off_t>(run.start),
-                    static_cast<off_t>(run.size)) != 0)
-      return FailErrno("fallocate", "FALLOC_FL_PUNCH_HOLE");
+    std::ignore = ::fallocate(file_->Get(), kPunch, static_cast<off_t>(run.start),
+                              static_cast<off_t>(run.size));
   }
   // A writer after this moment would change what clones read from pages they have not touched. Not
   // F_SEAL_WRITE, which waits while the kernel holds on to any of the pages, as it does while the

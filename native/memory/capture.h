@@ -27,14 +27,15 @@ class Capture {
   // The image that equals what the view shows now. Nobody may write the view meanwhile. The view
   // itself is left as it is. Idle threads of `helpers` take a share of the copying.
   Result<std::shared_ptr<const Image>> Take(WorkerPool* helpers = nullptr);
-  // Turns pages that are all zero into holes and seals the layer. Nobody else may get the image
-  // before.
+  // Turns pages that are all zero into holes, where the host can, and seals the layer. Nobody else
+  // may get the image before.
   Result<void> Finish();
 
  private:
   Capture(const PrivateView& view, std::shared_ptr<const UniqueFd> file)
       : view_(&view), file_(std::move(file)) {}
-  Result<void> Allocate(const std::vector<PageRun>& owned);
+  // Pages are made on writing as well: a host short of memory may rather do that.
+  void Allocate(const std::vector<PageRun>& owned);
   Result<void> CopyClean();
   Result<void> Write(const std::vector<PageRun>& runs, const std::vector<PageRun>& owned,
                      WorkerPool* helpers);

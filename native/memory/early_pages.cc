@@ -35,7 +35,12 @@ bool EarlyPages::HasHostUse() const {
 void EarlyPages::AddStart(std::span<const PageRun> written) {
   std::lock_guard lock(mutex_);
   if (starts_ >= kStarts) return;
-  start_ = starts_++ == 0 ? Bounded(written, kMaxCopiedBytes) : Intersect(start_, written);
+  if (starts_++ == 0) {
+    start_.assign(written.begin(), written.end());
+  } else {
+    start_ = Intersect(start_, written);
+  }
+  if (starts_ == kStarts) start_ = Bounded(start_, kMaxCopiedBytes);
 }
 
 bool EarlyPages::IsWanting() const {
@@ -50,7 +55,9 @@ PagesAhead EarlyPages::OfHost() const {
 
 PagesAhead EarlyPages::OfStart() const {
   std::lock_guard lock(mutex_);
-  if (starts_ == 0) return host_;
+  // Not before: the clones to come would own what the first one wrote for purposes of its own, and
+  // seem to confirm it.
+  if (starts_ < kStarts) return host_;
   return {.mapped = host_.mapped, .copied = start_};
 }
 

@@ -37,7 +37,7 @@ class EarlyPages {
 
   // For a machine of which only the host's use is certain; empty until known.
   PagesAhead OfHost() const;
-  // For one whose guest will come up; the same until a start is known.
+  // For one whose guest will come up; the same until enough starts are known.
   PagesAhead OfStart() const;
 
  private:

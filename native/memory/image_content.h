@@ -9,7 +9,7 @@
 #include "base/result.h"
 #include "memory/image.h"
 #include "memory/page_content.h"
-#include "memory/page_scan.h"
+#include "memory/page_runs.h"
 
 namespace vmfork {
 

@@ -78,9 +78,12 @@ Result<void> PrivateView::Show(std::shared_ptr<const Image> image) {
 
 Result<void> PrivateView::GoOnOver(std::shared_ptr<const Image> image) {
   const std::shared_ptr<const Image> before = std::exchange(image_, std::move(image));
+  Result<void> mapped;
   for (const Extent& extent : image_->Extents())
-    if (!Shows(*before, extent)) VMFORK_CHECK(MapExtent(mapping_.Data(), extent));
-  return KeepFromChildren(mapping_.Data(), mapping_.Size());
+    if (mapped && !Shows(*before, extent)) mapped = MapExtent(mapping_.Data(), extent);
+  // After a failure as well: the VM goes on with what is mapped.
+  const auto kept = KeepFromChildren(mapping_.Data(), mapping_.Size());
+  return mapped ? kept : mapped;
 }
 
 void PrivateView::MapAhead(std::span<const PageRun> runs) {

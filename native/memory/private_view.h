@@ -8,7 +8,7 @@
 #include "base/mapping.h"
 #include "base/result.h"
 #include "memory/image.h"
-#include "memory/page_scan.h"
+#include "memory/page_runs.h"
 
 namespace vmfork {
 
@@ -28,7 +28,7 @@ class PrivateView {
   // view is to be hidden.
   Result<void> Show(std::shared_ptr<const Image> image);
   // The same where `image` is what the view shows now, so that only what it has elsewhere has to be
-  // mapped. Pages that the VM owns where nothing changes stay.
+  // mapped. Pages that the VM owns where nothing changes stay. After an error the content is right.
   Result<void> GoOnOver(std::shared_ptr<const Image> image);
   // Has these pages in the page tables now, so that the first access to each is none that has to
   // wait. Only that: it fails silently where the kernel cannot (before Linux 5.14).

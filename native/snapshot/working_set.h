@@ -11,7 +11,7 @@
 #include "base/result.h"
 #include "base/sha256.h"
 #include "memory/image.h"
-#include "memory/page_scan.h"
+#include "memory/page_runs.h"
 
 namespace vmfork {
 

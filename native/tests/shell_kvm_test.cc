@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "boot/cpuid.h"
+#include "memory/page_scan.h"
 #include "tests/small_guest.h"
 #include "tests/test.h"
 #include "vm/machine.h"

@@ -49,6 +49,7 @@ class Machine : private EventHandler {
   void StartVcpus();
   // The guest is up.
   void NoteStarted() { started_ = true; }
+  bool IsStarted() const { return started_; }
   // Ends guest execution without waiting for it.
   void RequestStop();
   void Park();  // vCPUs out of the guest, devices still

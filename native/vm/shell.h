@@ -71,7 +71,7 @@ class Shell {
   const std::shared_ptr<const ShellShape>& Shape() const { return shape_; }
   // Of one that nobody has used: has it wait with `content`, as a recycled one does. *blocks*
   Result<void> Prime(const ShellContent& content);
-  // Of one that waits: lets go of the memory that it was to show.
+  // Of one that waits: lets go of the memory that it was to show, and of its sockets.
   Result<void> HideMemory();
   // For a machine: its memory is `image` from now on, and its own.
   Result<void> ShowMemory(std::shared_ptr<const Image> image);

@@ -13,7 +13,7 @@
 #include "base/result.h"
 #include "memory/early_pages.h"
 #include "memory/image.h"
-#include "memory/page_scan.h"
+#include "memory/page_runs.h"
 #include "snapshot/machine_state.h"
 #include "snapshot/saved_files.h"
 #include "vm/engine.h"

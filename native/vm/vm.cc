@@ -9,6 +9,7 @@
 #include "boot/cpuid.h"
 #include "memory/capture.h"
 #include "memory/layout.h"
+#include "memory/page_scan.h"
 #include "vm/end_reporter.h"
 #include "vm/guest_loader.h"
 #include "vm/machine.h"
@@ -297,14 +298,14 @@ Result<std::shared_ptr<Snapshot>> Vm::Freeze() {
   std::lock_guard order(order_mutex_);
   std::shared_lock lock(machine_mutex_);
   VMFORK_CHECK(CheckAlive());
-  VMFORK_TRY(memory, Capture::Prepare(machine_->View()));
+  VMFORK_TRY(capture, Capture::Prepare(machine_->View()));
   const auto start = std::chrono::steady_clock::now();
   if (!paused_) machine_->Park();
-  auto snapshot = TakeSnapshot(*engine_, *machine_, memory);
+  auto snapshot = TakeSnapshot(*engine_, *machine_, capture);
   if (!paused_) machine_->Unpark();
   const std::chrono::nanoseconds pause = std::chrono::steady_clock::now() - start;
   VMFORK_TRY(taken, std::move(snapshot));
-  VMFORK_CHECK(memory.Finish());
+  VMFORK_CHECK(capture.Finish());
   taken->SetPause(pause);
   return taken;
 }

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "memory/page_scan.h"
+#include "memory/page_runs.h"
 #include "vm/engine.h"
 #include "vm/options.h"
 #include "vm/snapshot.h"
@@ -72,7 +72,8 @@ class Vm {
   // The guest is up. Whether LearnStart() would tell anything new.
   bool NoteStarted();
   // For a clone whose guest is up: what it has written by now, later clones of its snapshot may
-  // find copied already. *blocks* for some hundred microseconds
+  // find copied already. Nothing while something else is being done with it. *blocks* for some
+  // hundred microseconds
   void LearnStart();
 
   // Puts a disk into one of the kMediaSlots drives; the guest is told and finds it in its own time.
@@ -92,8 +93,8 @@ class Vm {
   void WatchConsole(bool on);
   std::string ConsoleTail() const;
   Result<MemoryUse> Memory() const;  // *blocks* for some hundred microseconds
-  // The guest's memory that this VM owns, by RAM offset: written since its fork or last snapshot.
-  // *blocks* as long
+  // The guest's memory that this VM owns, by RAM offset: written since its fork or last snapshot,
+  // or copied ahead of a write that was expected. *blocks* as long
   Result<std::vector<PageRun>> OwnedPages() const;
   // The same for all that it has touched. Where the host maps neighbours of a page that is read,
   // they count. *blocks* as long
@@ -141,8 +142,8 @@ class Vm {
   const std::shared_ptr<Engine> engine_;
   const std::shared_ptr<VmObserver> observer_;
   std::shared_ptr<const Snapshot> origin_;  // what it was forked from; null: booted
-  // One of Pause, Resume, Freeze, (Try)Reset, SampleRip, Destroy at a time; guards paused_ and
-  // retired_.
+  // One of Pause, Resume, Freeze, (Try)Reset, AttachDisk, DetachDisk, LearnStart, SampleRip,
+  // Destroy at a time; guards paused_ and retired_.
   std::mutex order_mutex_;
   bool paused_ = false;
   std::shared_future<void> retired_;  // the machine before a reset is gone

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <thread>
 
+#include "memory/page_scan.h"
 #include "vm/machine.h"
 #include "vm/vm.h"
 
@@ -29,7 +30,16 @@ bool Vm::NoteStarted() {
 }
 
 void Vm::LearnStart() {
-  if (const auto owned = OwnedPages()) origin_->Early().AddStart(*owned);
+  std::unique_lock order(order_mutex_, std::try_to_lock);
+  if (!order || origin_ == nullptr || !origin_->Early().IsWanting()) return;
+  std::shared_lock lock(machine_mutex_);
+  // One that was reset since has yet to start, one that was frozen since owns less.
+  if (machine_ == nullptr || !machine_->IsStarted() ||
+      machine_->View().GetImage() != origin_->GetImage())
+    return;
+  if (const auto owned =
+          FindOwnedPages(std::span(machine_->View().Data(), machine_->View().Size())))
+    origin_->Early().AddStart(*owned);
 }
 
 Result<std::vector<PageRun>> Vm::TouchedPages() const {

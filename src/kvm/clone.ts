@@ -86,7 +86,7 @@ export class Clone extends Vm {
   }
 
   /**
-   * What tells this clone from another one: pages that either has written since its fork or last snapshot, and, when both
+   * What tells this clone from another one: pages that either owns (see `PageDifference`), and, when both
    * have a root filesystem attached, files. Reading a whole tree of files takes a few system calls each in the guest.
    */
   async diff(other: Clone, options: DiffOptions = {}): Promise<VmDifference> {

@@ -1,4 +1,4 @@
-// What tells two clones apart: pages of memory that either has written, and files of their containers.
+// What tells two clones apart: pages of memory that either owns, and files of their containers.
 
 import {
   digestFiles,
@@ -19,7 +19,10 @@ export interface PageRange {
   lengthBytes: number;
 }
 
-/** Pages that a VM owns: it has written to them since it was forked or last frozen. */
+/**
+ * Pages that a VM owns: it has written to them since it was forked or last frozen, or got copies of them ahead because the
+ * snapshot's first clones had written to them as they started.
+ */
 export interface PageDifference {
   /** Pages that only this VM owns. */
   here: number;
