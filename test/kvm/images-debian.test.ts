@@ -121,7 +121,8 @@ test('later clones read the same files from the host’s memory', async () => {
     return bytesReadForDisks() - before;
   };
   run('dd', `if=${rootfs.path}`, 'iflag=nocache', 'count=0', 'status=none');
-  expect(await readIn()).toBeGreaterThan(MIB);
-  // A host that reclaims idle pages on its own (DAMON) may make one of them read again.
-  expect(await eventually(async () => (await readIn()) === 0, 30_000)).toBe(true);
+  const first = await readIn();
+  expect(first).toBeGreaterThan(MIB);
+  // Not nothing: the host reads ahead of what is read, and may have given a page back meanwhile.
+  expect(await eventually(async () => (await readIn()) < first / 10, 30_000)).toBe(true);
 });
