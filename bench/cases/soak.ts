@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { getHeapStatistics, setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import type { Snapshot } from '#src/index.js';
-import { forkAndDestroy } from '../harness/bare-fork.js';
+import { BareFork, forkAndDestroy } from '../harness/bare-fork.js';
 import type { BenchCase } from '../harness/case.js';
 import { guestParameters, openSnapshot } from './default-guest.js';
 
@@ -60,9 +60,14 @@ async function use(snapshot: Snapshot): Promise<void> {
   await branch?.destroy();
 }
 
+/** As many wait afterwards each time, and with the same: memory in view, mappings, sockets, a thread. */
+async function useAllShells(snapshot: Snapshot): Promise<void> {
+  const forks = Array.from({ length: KEPT_SHELLS }, () => BareFork.of(snapshot));
+  await Promise.all((await Promise.all(forks)).map((fork) => fork.destroy()));
+}
+
 async function footprint(snapshot: Snapshot): Promise<Footprint> {
-  // As many each time: each that waits has memory in view, mappings and a thread.
-  await snapshot.prepareShells(KEPT_SHELLS);
+  await useAllShells(snapshot);
   await sleep(SETTLE_MS);
   collectGarbage();
   return {
