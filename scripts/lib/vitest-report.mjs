@@ -25,8 +25,11 @@ function addFailures(outcome, name, { name: path, status, message, assertionResu
   const place = `${name}: ${path.slice(path.lastIndexOf('/test/') + 1)}`;
   const failed = assertionResults.filter((test) => test.status === 'failed');
   for (const test of failed) {
-    outcome.fail(`${place} > ${test.fullName}`, test.failureMessages.join('\n'));
+    outcome.fail(`${place} > ${test.fullName}`, firstLines(test.failureMessages.join('\n')));
   }
   // A file that cannot be loaded, or whose hooks fail, has no failed test.
   if (status === 'failed' && failed.length === 0) outcome.fail(place, message);
 }
+
+/** What failed comes first, then where. */
+const firstLines = (text) => text.split('\n').slice(0, 20).join('\n');

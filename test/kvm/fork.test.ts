@@ -64,7 +64,7 @@ test('the guest shows the identity that the host gave it', async () => {
 });
 
 const many =
-  Number(process.env.VMFORK_TEST_CLONES) || scale({ full: 1000, nested: 100, interpreted: 200 });
+  Number(process.env.VMFORK_TEST_CLONES) || scale({ full: 1000, nested: 40, interpreted: 200 });
 
 test(`${many} clones draw distinct random bytes and ids`, async () => {
   const drawn = new Set<string>();
