@@ -185,8 +185,9 @@ TEST(CopiesAreEqualSparseAndApart) {
 }
 
 TEST(ImagesAreOpenOnce) {
-  char name[] = "/tmp/vmfork-media-XXXXXX";
-  const UniqueFd fd(::mkstemp(name));
+  const Folder folder;
+  const std::string name = folder / "image";
+  const UniqueFd fd(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   const std::string content = RandomContent();
   std::ignore = WriteFully(fd.Get(), std::as_bytes(std::span(content)), 0);
   const auto open = [&name](BlockMedium::Kind kind) {
@@ -198,7 +199,6 @@ TEST(ImagesAreOpenOnce) {
   EXPECT_FALSE(images.Share(open(BlockMedium::Kind::kFile)) == first);
   std::ignore = WriteFully(fd.Get(), std::as_bytes(std::span("more")), kDiskBytes);
   EXPECT_FALSE(images.Share(open(BlockMedium::Kind::kImage)) == first);
-  ::unlink(name);
 }
 
 TEST(WhatIsNoDiskIsRefused) {

@@ -69,10 +69,10 @@ void LearnHostUse(Machine& machine, const Snapshot& snapshot) {
 }
 
 // Of a machine that stands still.
-Result<std::shared_ptr<Snapshot>> TakeSnapshot(Engine& engine, Machine& machine, Capture& memory) {
+Result<std::shared_ptr<Snapshot>> TakeSnapshot(Engine& engine, Machine& machine, Capture& capture) {
   VMFORK_TRY(state, machine.ReadState());
   VMFORK_CHECK(CopyWritableMedia(engine, state.config));
-  VMFORK_TRY(image, memory.Take(&engine.DiskThreads()));
+  VMFORK_TRY(image, capture.Take(&engine.DiskThreads()));
   // The source goes on over the new image: what it shared with nobody it now shares with its
   // clones.
   VMFORK_CHECK(machine.View().GoOnOver(image));
