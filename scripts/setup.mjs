@@ -14,6 +14,7 @@ const groups = {
     'erofs-utils',
     'flex',
     'gcc',
+    'libelf-dev',
     'linux-libc-dev',
     'linux-source-6.1',
     'make',
