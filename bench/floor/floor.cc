@@ -98,8 +98,9 @@ class Floor {
     // As long as a clone of the library needs for its answer: the fork after it finds the
     // processor's caches as cold.
     ::usleep(kGuestTimeUs);
-    if (!shell_->Vcpus().front()->Disown())
+    if (!shell_->Vcpus().front()->Stop())
       return Fail(ErrorCode::kGuestCrash, "floor", "the guest ended");
+    shell_->Vcpus().front()->Disown();
     return forked_ms;
   }
 

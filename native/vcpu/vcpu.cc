@@ -25,20 +25,21 @@ void Vcpu::SetOwner(Owner owner) {
   owner_ = std::move(owner);
 }
 
-bool Vcpu::Disown() {
+bool Vcpu::Stop() {
   RequestStop();
   WaitParked();
   {
     std::lock_guard lock(mutex_);
-    if (!ended_) {
-      owner_ = {};
-      wish_ = Wish::kPark;
-      return true;
-    }
+    if (!ended_) return true;
   }
   thread_.Join();  // it may still be telling the owner
-  owner_ = {};
   return false;
+}
+
+void Vcpu::Disown() {
+  std::lock_guard lock(mutex_);
+  owner_ = {};
+  wish_ = Wish::kPark;
 }
 
 void Vcpu::Ask(Wish wish) {

@@ -37,11 +37,13 @@ class Vcpu {
   // Of a parked one that has not run yet: has KVM make what it puts off until a processor's first
   // KVM_RUN, such as a thread that looks after the machine's pages. Waits for that.
   void WarmUp();
-  // Parked only. All that the owner points to must stay until Disown().
+  // Parked only. All that the owner points to must stay until Stop().
   void SetOwner(Owner owner);
-  // Ends guest execution for good, waits for that and forgets the owner. Afterwards it is parked,
-  // for another owner. False: its thread has ended.
-  bool Disown();
+  // Ends guest execution for good and waits for that. False: its thread has ended, and is joined.
+  bool Stop();
+  // Of one that is stopped: forgets the owner. Afterwards it is parked, for another one. A machine
+  // stops all of its processors first: one that still runs may have it ask the others to stop.
+  void Disown();
 
   // Asks it out of the guest; WaitParked() returns when it is (or has ended). Its state can then be
   // read and written: a port or MMIO access that was under way has been completed.

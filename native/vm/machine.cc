@@ -109,7 +109,8 @@ Result<void> Machine::InsertDisk(size_t index, BlockDisk disk) {
 Machine::~Machine() {
   RequestStop();
   bool reusable = true;
-  for (const auto& vcpu : shell_->Vcpus()) reusable = vcpu->Disown() && reusable;
+  for (const auto& vcpu : shell_->Vcpus()) reusable = vcpu->Stop() && reusable;
+  for (const auto& vcpu : shell_->Vcpus()) vcpu->Disown();
   for (Slot& slot : slots_) slot.transport->Pause();
   // In one go on the loop's thread, instead of a visit each.
   loop_.Run([this] {
