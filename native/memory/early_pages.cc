@@ -24,7 +24,8 @@ std::vector<PageRun> Bounded(std::span<const PageRun> runs, uint64_t room) {
 void EarlyPages::SetHostUse(std::span<const PageRun> used, std::span<const PageRun> written) {
   std::lock_guard lock(mutex_);
   has_host_ = true;
-  host_ = {.mapped = Bounded(used, kMaxMappedBytes), .copied = Bounded(written, kMaxCopiedBytes)};
+  host_.copied = Bounded(written, kMaxCopiedBytes);
+  host_.mapped = Bounded(Subtract(used, host_.copied), kMaxMappedBytes);
 }
 
 bool EarlyPages::HasHostUse() const {
@@ -32,15 +33,20 @@ bool EarlyPages::HasHostUse() const {
   return has_host_;
 }
 
-void EarlyPages::AddStart(std::span<const PageRun> written) {
+void EarlyPages::AddStart(std::span<const PageRun> touched, std::span<const PageRun> written) {
   std::lock_guard lock(mutex_);
   if (starts_ >= kStarts) return;
   if (starts_++ == 0) {
-    start_.assign(written.begin(), written.end());
+    start_.mapped.assign(touched.begin(), touched.end());
+    start_.copied.assign(written.begin(), written.end());
   } else {
-    start_ = Intersect(start_, written);
+    start_ = {.mapped = Intersect(start_.mapped, touched),
+              .copied = Intersect(start_.copied, written)};
   }
-  if (starts_ == kStarts) start_ = Bounded(start_, kMaxCopiedBytes);
+  if (starts_ < kStarts) return;
+  start_.copied = Bounded(start_.copied, kMaxCopiedBytes);
+  start_.mapped =
+      Bounded(Subtract(Unite(host_.mapped, start_.mapped), start_.copied), kMaxMappedBytes);
 }
 
 bool EarlyPages::IsWanting() const {
@@ -57,8 +63,7 @@ PagesAhead EarlyPages::OfStart() const {
   std::lock_guard lock(mutex_);
   // Not before: the clones to come would own what the first one wrote for purposes of its own, and
   // seem to confirm it.
-  if (starts_ < kStarts) return host_;
-  return {.mapped = host_.mapped, .copied = start_};
+  return starts_ < kStarts ? host_ : start_;
 }
 
 }  // namespace vmfork

@@ -30,8 +30,9 @@ class EarlyPages {
   // What the host itself uses before the guest runs, and writes of that.
   void SetHostUse(std::span<const PageRun> used, std::span<const PageRun> written);
   bool HasHostUse() const;
-  // What one clone had written when it was up. Kept is what several have in common.
-  void AddStart(std::span<const PageRun> written);
+  // What one clone had touched when it was up, and written of that. Kept is what several have in
+  // common.
+  void AddStart(std::span<const PageRun> touched, std::span<const PageRun> written);
   // Whether another start would tell more.
   bool IsWanting() const;
 
@@ -44,7 +45,7 @@ class EarlyPages {
   mutable std::mutex mutex_;
   bool has_host_ = false;
   PagesAhead host_;
-  std::vector<PageRun> start_;
+  PagesAhead start_;
   unsigned starts_ = 0;
 };
 

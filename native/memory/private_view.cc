@@ -2,8 +2,12 @@
 #include "memory/private_view.h"
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <string>
 #include <tuple>
@@ -28,13 +32,6 @@ Result<void> MapExtent(std::byte* base, const Extent& extent) {
   return MapOver(base + extent.start, extent.size, extent.file->Get(), extent.file_offset);
 }
 
-// Node's child_process.spawn() fork()s: without this the page tables of every VM would be copied
-// each time, and a child that lives on would hold our guests' memory.
-Result<void> KeepFromChildren(std::byte* base, uint64_t size) {
-  if (::madvise(base, size, MADV_DONTFORK) != 0) return FailErrno("madvise", "MADV_DONTFORK");
-  return {};
-}
-
 Result<void> MapImage(std::byte* base, const Image& image) {
   uint64_t position = 0;
   for (const Extent& extent : image.Extents()) {
@@ -45,7 +42,27 @@ Result<void> MapImage(std::byte* base, const Image& image) {
   }
   if (position < image.Size())
     VMFORK_CHECK(MapOver(base + position, image.Size() - position, -1, 0));
-  return KeepFromChildren(base, image.Size());
+  return {};
+}
+
+// madvise() of all runs, where the kernel can with the process's memory lock taken once: a process
+// full of guests may have to wait for it each time.
+void AdviseEach(std::byte* base, std::span<const PageRun> runs, int advice) {
+  constexpr long kThisProcess = -10001;  // PIDFD_SELF_THREAD_GROUP in <linux/pidfd.h>, since 6.14
+  std::array<iovec, 256> vectors;
+  while (!runs.empty()) {
+    const auto some = runs.first(std::min(runs.size(), vectors.size()));
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < some.size(); ++i) {
+      vectors[i] = {base + some[i].start, some[i].size};
+      bytes += some[i].size;
+    }
+    const long done =
+        ::syscall(SYS_process_madvise, kThisProcess, vectors.data(), some.size(), advice, 0);
+    if (done < 0 || static_cast<uint64_t>(done) != bytes)
+      for (const PageRun& run : some) std::ignore = ::madvise(base + run.start, run.size, advice);
+    runs = runs.subspan(some.size());
+  }
 }
 
 // Whether a view of `image` shows all of `extent` already.
@@ -59,21 +76,40 @@ bool Shows(const Image& image, const Extent& extent) {
 }
 }  // namespace
 
-Result<PrivateView> PrivateView::Reserve(uint64_t size) {
+Result<PrivateView> PrivateView::Reserve(uint64_t size, const SinglePageFaults* faults) {
   VMFORK_TRY(mapping,
              Mapping::Map(size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  return PrivateView(std::move(mapping));
+  return PrivateView(std::move(mapping), faults);
 }
 
-Result<PrivateView> PrivateView::Map(std::shared_ptr<const Image> image) {
-  VMFORK_TRY(view, Reserve(image->Size()));
+Result<PrivateView> PrivateView::Map(std::shared_ptr<const Image> image,
+                                     const SinglePageFaults* faults) {
+  VMFORK_TRY(view, Reserve(image->Size(), faults));
   VMFORK_CHECK(view.Show(std::move(image)));
   return view;
 }
 
 Result<void> PrivateView::Show(std::shared_ptr<const Image> image) {
+  image_.reset();
+  VMFORK_CHECK(MapImage(mapping_.Data(), *image));
+  VMFORK_CHECK(Settle());
   image_ = std::move(image);
-  return MapImage(mapping_.Data(), *image_);
+  return {};
+}
+
+Result<void> PrivateView::Settle() {
+  if (faults_ != nullptr) faults_->Apply(mapping_.Data(), mapping_.Size());
+  // Node's child_process.spawn() fork()s: without this the page tables of every VM would be copied
+  // each time, and a child that lives on would hold our guests' memory.
+  if (::madvise(mapping_.Data(), mapping_.Size(), MADV_DONTFORK) != 0)
+    return FailErrno("madvise", "MADV_DONTFORK");
+  return {};
+}
+
+Result<void> PrivateView::ShowAgain() {
+  if (::madvise(mapping_.Data(), mapping_.Size(), MADV_DONTNEED) != 0)
+    return FailErrno("madvise", "MADV_DONTNEED of guest memory");
+  return {};
 }
 
 Result<void> PrivateView::GoOnOver(std::shared_ptr<const Image> image) {
@@ -82,18 +118,16 @@ Result<void> PrivateView::GoOnOver(std::shared_ptr<const Image> image) {
   for (const Extent& extent : image_->Extents())
     if (mapped && !Shows(*before, extent)) mapped = MapExtent(mapping_.Data(), extent);
   // After a failure as well: the VM goes on with what is mapped.
-  const auto kept = KeepFromChildren(mapping_.Data(), mapping_.Size());
-  return mapped ? kept : mapped;
+  const auto settled = Settle();
+  return mapped ? settled : mapped;
 }
 
 void PrivateView::MapAhead(std::span<const PageRun> runs) {
-  for (const PageRun& run : runs)
-    std::ignore = ::madvise(mapping_.Data() + run.start, run.size, MADV_POPULATE_READ);
+  AdviseEach(mapping_.Data(), runs, MADV_POPULATE_READ);
 }
 
 void PrivateView::CopyAhead(std::span<const PageRun> runs) {
-  for (const PageRun& run : runs)
-    std::ignore = ::madvise(mapping_.Data() + run.start, run.size, MADV_POPULATE_WRITE);
+  AdviseEach(mapping_.Data(), runs, MADV_POPULATE_WRITE);
 }
 
 Result<void> PrivateView::Hide() {

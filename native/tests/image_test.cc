@@ -11,6 +11,7 @@
 #include "memory/page_runs.h"
 #include "memory/page_scan.h"
 #include "memory/private_view.h"
+#include "memory/single_page_faults.h"
 #include "tests/test.h"
 
 namespace vmfork {
@@ -58,22 +59,25 @@ TEST(EarlyPagesAreWhatStartsHaveInCommon) {
   EXPECT_TRUE(early.HasHostUse());
   EXPECT_TRUE(Same(early.OfStart().copied, Pages({{7, 1}})));
   EXPECT_TRUE(early.IsWanting());
-  early.AddStart(Pages({{2, 3}, {7, 1}, {30, 2}}));
+  early.AddStart(Pages({{2, 3}, {7, 9}, {30, 4}}), Pages({{2, 3}, {7, 1}, {30, 2}}));
   EXPECT_TRUE(Same(early.OfStart().copied, Pages({{7, 1}})));  // one clone proves nothing
   EXPECT_TRUE(early.IsWanting());
-  early.AddStart(Pages({{3, 5}, {40, 1}}));
+  early.AddStart(Pages({{3, 5}, {31, 20}}), Pages({{3, 5}, {40, 1}}));
   EXPECT_TRUE(Same(early.OfStart().copied, Pages({{3, 2}, {7, 1}})));
   EXPECT_FALSE(early.IsWanting());
-  early.AddStart(Pages({{50, 1}}));
+  early.AddStart(Pages({{50, 1}}), Pages({{50, 1}}));
   EXPECT_TRUE(Same(early.OfStart().copied, Pages({{3, 2}, {7, 1}})));
   EXPECT_TRUE(Same(early.OfHost().copied, Pages({{7, 1}})));
-  EXPECT_TRUE(Same(early.OfStart().mapped, Pages({{7, 9}})));
+  // What is copied need not be mapped before.
+  EXPECT_TRUE(Same(early.OfHost().mapped, Pages({{8, 8}})));
+  EXPECT_TRUE(Same(early.OfStart().mapped, Pages({{8, 8}, {31, 3}})));
 }
 
 TEST(EarlyPagesAreBounded) {
   EarlyPages early;
-  early.AddStart(Pages({{0, 1000}, {2000, 1000}}));
-  early.AddStart(Pages({{900, 100}, {2000, 1000}}));
+  const auto first = Pages({{0, 1000}, {2000, 1000}}), second = Pages({{900, 100}, {2000, 1000}});
+  early.AddStart(first, first);
+  early.AddStart(second, second);
   EXPECT_TRUE(Same(early.OfStart().copied, Pages({{900, 100}, {2000, 28}})));
 }
 
@@ -150,6 +154,54 @@ TEST(WritesStayInTheirView) {
   EXPECT_EQ(At(*two, 1), 'x');
   EXPECT_EQ(At(*three, 1), 'x');
   EXPECT_EQ(At(*three, 2), 'x');
+}
+
+TEST(AViewCanShowItsImageAgain) {
+  auto below = MemoryFile(8, 'b'), above = MemoryFile(2, 'a');
+  auto parent = Image::Make(8 * kPageSize, {{0, 6 * kPageSize, below, 0}});
+  auto image = Image::Overlay(**parent, {{2 * kPageSize, kPageSize, above, 0}});
+  auto view = PrivateView::Map(*image), other = PrivateView::Map(*image);
+  for (uint64_t page = 0; page < 8; ++page) {
+    Put(*view, page, 'w');
+    Put(*other, page, 'o');
+  }
+  EXPECT_TRUE(view->ShowAgain().has_value());
+  EXPECT_TRUE(view->GetImage() == *image);
+  std::string seen, beside;
+  for (uint64_t page = 0; page < 8; ++page) {
+    seen.push_back(At(*view, page));
+    beside.push_back(At(*other, page));
+  }
+  EXPECT_TRUE(seen == std::string("bbabbb\0\0", 8));
+  EXPECT_TRUE(beside == "oooooooo");
+  const auto owned = FindOwnedPages(std::span(view->Data(), view->Size()));
+  EXPECT_TRUE(owned && owned->empty());
+}
+
+TEST(AReadBringsInNoNeighbours) {
+  const auto faults = SinglePageFaults::Open();
+  EXPECT_TRUE(faults.AreAvailable());
+  auto image = Image::Make(64 * kPageSize, {{0, 64 * kPageSize, MemoryFile(64, 'x'), 0}});
+  auto view = PrivateView::Map(*image, &faults), plain = PrivateView::Map(*image);
+  const auto present = [](const PrivateView& shown) {
+    return *FindPresentPages(std::span(shown.Data(), shown.Size()));
+  };
+  EXPECT_EQ(At(*plain, 20), 'x');
+  EXPECT_FALSE(Same(present(*plain), Pages({{20, 1}})));  // else there is nothing to prevent
+  EXPECT_EQ(At(*view, 20), 'x');
+  EXPECT_TRUE(Same(present(*view), Pages({{20, 1}})));
+  // What is mapped later is no exception.
+  EXPECT_TRUE(view->ShowAgain().has_value());
+  EXPECT_EQ(At(*view, 40), 'x');
+  EXPECT_TRUE(Same(present(*view), Pages({{40, 1}})));
+  auto above = Image::Overlay(**image, {{0, 32 * kPageSize, MemoryFile(32, 'y'), 0}});
+  EXPECT_TRUE(view->GoOnOver(*above).has_value());
+  EXPECT_EQ(At(*view, 20), 'y');
+  EXPECT_TRUE(Same(present(*view), Pages({{20, 1}, {40, 1}})));
+  view->MapAhead(Pages({{3, 1}, {50, 2}}));
+  view->CopyAhead(Pages({{8, 1}}));
+  EXPECT_TRUE(Same(present(*view), Pages({{3, 1}, {8, 1}, {20, 1}, {40, 1}, {50, 2}})));
+  EXPECT_TRUE(Same(*FindOwnedPages(std::span(view->Data(), view->Size())), Pages({{8, 1}})));
 }
 
 TEST(PagesAreCountedExactly) {

@@ -49,6 +49,7 @@ TEST(AGuestThatResetsItselfAsItGoesLeavesItsShellUsable) {
   auto machine = Machine::Build(*engine, std::move(*shell),
                                 {.config = config,
                                  .image = Image::Zero(kMemoryBytes),
+                                 .ahead = {},
                                  .cpuid = cpuid,
                                  .console_bytes = 0,
                                  .on_end =

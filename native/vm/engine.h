@@ -14,6 +14,7 @@
 #include "devices/virtio/block_medium.h"
 #include "kvm/host.h"
 #include "kvm/kvm_fd.h"
+#include "memory/single_page_faults.h"
 #include "vcpu/vcpu_state.h"
 #include "vm/shell_pool.h"
 
@@ -39,7 +40,20 @@ class Engine {
   const std::vector<kvm_cpuid_entry2>& SupportedCpuid() const { return supported_cpuid_; }
   const VcpuStateFormat& VcpuFormat() const { return vcpu_format_; }
   int VcpuNice() const { return vcpu_nice_; }
-  bool HasTscControl() const { return has_tsc_control_; }  // a vCPU's TSC rate can be set
+  const SinglePageFaults& Faults() const { return faults_; }  // of guests' memory
+  bool HasTscControl() const { return has_tsc_control_; }     // a vCPU's TSC rate can be set
+  // Machines that exist.
+  class Resident {
+   public:
+    explicit Resident(Engine& engine) : count_(engine.machines_) { ++count_; }
+    ~Resident() { --count_; }
+    Resident(const Resident&) = delete;
+    Resident& operator=(const Resident&) = delete;
+
+   private:
+    std::atomic<uint32_t>& count_;
+  };
+  uint32_t Machines() const { return machines_; }
   // The loop that serves the next VM's devices (round robin).
   EventLoop& NextLoop();
   // For steps that block: boots, forks, saves, teardown. Tasks run in any order.
@@ -62,9 +76,11 @@ class Engine {
   std::vector<kvm_cpuid_entry2> supported_cpuid_;
   VcpuStateFormat vcpu_format_;
   bool has_tsc_control_ = false;
+  SinglePageFaults faults_ = SinglePageFaults::Open();
   int vcpu_nice_ = 0;
   std::vector<std::unique_ptr<EventLoop>> loops_;
   std::atomic<uint32_t> next_loop_ = 0;
+  std::atomic<uint32_t> machines_ = 0;
   std::unique_ptr<WorkerPool> workers_;
   std::unique_ptr<WorkerPool> reapers_;
   std::unique_ptr<WorkerPool> disk_threads_;

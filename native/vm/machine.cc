@@ -20,7 +20,8 @@ constexpr size_t kVsockRngBalloon = 3;
 }  // namespace
 
 Machine::Machine(Engine& engine, Setup setup)
-    : loop_(engine.NextLoop()),
+    : resident_(engine),
+      loop_(engine.NextLoop()),
       shells_(engine.Shells()),
       host_(engine.Host()),
       config_(std::move(setup.config)),
@@ -40,9 +41,10 @@ ShellShape Machine::Shape(const MachineConfig& config, const std::vector<kvm_cpu
 Result<std::unique_ptr<Machine>> Machine::Build(Engine& engine, std::unique_ptr<Shell> shell,
                                                 Setup setup, StageClock& clock) {
   const std::shared_ptr<const Image> image = std::move(setup.image);
+  const PagesAhead ahead = std::move(setup.ahead);
   std::unique_ptr<Machine> machine(new Machine(engine, std::move(setup)));
   machine->shell_ = std::move(shell);
-  VMFORK_CHECK(machine->shell_->ShowMemory(image));
+  VMFORK_CHECK(machine->shell_->ShowMemory(image, ahead));
   clock.Lap("memory");
   VMFORK_CHECK(machine->AddDevices(engine));
   clock.Lap("devices");

@@ -32,6 +32,7 @@ class Machine : private EventHandler {
   struct Setup {
     MachineConfig config;
     std::shared_ptr<const Image> image;
+    PagesAhead ahead;  // of an image that the shell does not show yet
     std::vector<kvm_cpuid_entry2> cpuid;
     size_t console_bytes = 0;
     std::function<void(Error)>
@@ -89,6 +90,7 @@ class Machine : private EventHandler {
   void PulseLine(uint32_t line);
   void OnEvents(uint32_t events) override;  // the doorbell
 
+  const Engine::Resident resident_;
   EventLoop& loop_;
   ShellPool& shells_;
   const HostInfo& host_;

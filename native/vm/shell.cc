@@ -38,7 +38,7 @@ Result<std::unique_ptr<Shell>> Shell::Build(const Engine& engine,
   VMFORK_TRY(vm, engine.GetKvm().CreateVm());
   shell->vm_ = std::move(vm);
   clock.Lap("create_vm");
-  VMFORK_CHECK(shell->AddMemory());
+  VMFORK_CHECK(shell->AddMemory(engine));
   clock.Lap("memory_slots");
   // After the memory slots: with the interrupt controllers in place, adding a slot waits for an
   // SRCU grace period of several ms.
@@ -63,8 +63,8 @@ Result<std::unique_ptr<Shell>> Shell::Build(const Engine& engine,
   return shell;
 }
 
-Result<void> Shell::AddMemory() {
-  VMFORK_TRY(view, PrivateView::Reserve(shape_->memory_bytes));
+Result<void> Shell::AddMemory(const Engine& engine) {
+  VMFORK_TRY(view, PrivateView::Reserve(shape_->memory_bytes, &engine.Faults()));
   view_ = std::move(view);
   memory_ = GuestMemory(layout::RamRegions(view_.Data(), view_.Size()));
   uint32_t slot = 0;
@@ -121,7 +121,8 @@ Result<void> Shell::DropShadowPages() {
 }
 
 Result<void> Shell::Recycle(const ShellContent& content) {
-  VMFORK_CHECK(view_.Hide());
+  const bool shown = view_.GetImage() != nullptr && view_.GetImage() == content.image;
+  VMFORK_CHECK(shown ? view_.ShowAgain() : view_.Hide());
   VMFORK_CHECK(DropShadowPages());
   VMFORK_CHECK(WriteCores(content.cores));
   doorbell_.Drain();
@@ -137,9 +138,8 @@ Result<void> Shell::Prime(const ShellContent& content) {
 Result<void> Shell::PrimeMemory(const ShellContent& content) {
   untouched_ = true;
   if (content.image == nullptr) return {};  // nothing is in view already
-  VMFORK_CHECK(view_.Show(content.image));
-  view_.MapAhead(content.ahead.mapped);
-  view_.CopyAhead(content.ahead.copied);
+  if (view_.GetImage() != content.image) VMFORK_CHECK(view_.Show(content.image));
+  PutInPlace(content.ahead);
   if (sockets_.AreValid()) return {};
   // A fork that finds none makes its own, and says why it cannot.
   if (auto sockets = VsockSockets::Make()) sockets_ = std::move(*sockets);
@@ -151,9 +151,16 @@ Result<void> Shell::HideMemory() {
   return view_.Hide();
 }
 
-Result<void> Shell::ShowMemory(std::shared_ptr<const Image> image) {
-  const bool shown = std::exchange(untouched_, false) && view_.GetImage() == image;
-  return shown ? Result<void>() : view_.Show(std::move(image));
+Result<void> Shell::ShowMemory(std::shared_ptr<const Image> image, const PagesAhead& ahead) {
+  if (std::exchange(untouched_, false) && view_.GetImage() == image) return {};
+  VMFORK_CHECK(view_.Show(std::move(image)));
+  PutInPlace(ahead);
+  return {};
+}
+
+void Shell::PutInPlace(const PagesAhead& ahead) {
+  view_.CopyAhead(ahead.copied);
+  view_.MapAhead(ahead.mapped);
 }
 
 Result<void> Shell::MakeFresh() { return now_ == fresh_ ? Result<void>() : WriteCores(fresh_); }

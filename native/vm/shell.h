@@ -73,8 +73,9 @@ class Shell {
   Result<void> Prime(const ShellContent& content);
   // Of one that waits: lets go of the memory that it was to show, and of its sockets.
   Result<void> HideMemory();
-  // For a machine: its memory is `image` from now on, and its own.
-  Result<void> ShowMemory(std::shared_ptr<const Image> image);
+  // For a machine: its memory is `image` from now on, and its own. What the shell does not wait
+  // with is put in place now.
+  Result<void> ShowMemory(std::shared_ptr<const Image> image, const PagesAhead& ahead);
   // For a machine: sockets for its control channel, made ahead; invalid when there are none.
   VsockSockets TakeSockets() { return std::exchange(sockets_, {}); }
   // For a machine that boots: processors and interrupt controllers as new.
@@ -96,10 +97,11 @@ class Shell {
 
  private:
   explicit Shell(std::shared_ptr<const ShellShape> shape) : shape_(std::move(shape)) {}
-  Result<void> AddMemory();
+  Result<void> AddMemory(const Engine& engine);
   Result<void> AddVcpus(const Engine& engine);
   Result<void> DropShadowPages();
   Result<void> PrimeMemory(const ShellContent& content);
+  void PutInPlace(const PagesAhead& ahead);
   Result<void> WriteCores(std::shared_ptr<const CoreState> state);
 
   const std::shared_ptr<const ShellShape> shape_;

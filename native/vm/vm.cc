@@ -18,6 +18,9 @@ namespace vmfork {
 
 namespace {
 
+// So many machines are a crowd.
+constexpr uint32_t kCrowd = 2;
+
 Result<std::shared_ptr<const BlockMedium>> OpenMedium(Engine& engine, const DiskOptions& options) {
   if (options.path.empty())
     return BlockMedium::MakeScratch(options.scratch_bytes, engine.ScratchDirectory());
@@ -87,7 +90,7 @@ Vm::Vm(std::shared_ptr<Engine> engine, std::shared_ptr<VmObserver> observer)
 Vm::~Vm() { Destroy(); }
 
 Result<Vm::Made> Vm::MakeMachine(std::unique_ptr<Shell> shell, MachineConfig config,
-                                 std::shared_ptr<const Image> image,
+                                 std::shared_ptr<const Image> image, PagesAhead ahead,
                                  std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes,
                                  StageClock& clock) const {
   auto reporter = std::make_shared<EndReporter>(observer_);
@@ -96,6 +99,7 @@ Result<Vm::Made> Vm::MakeMachine(std::unique_ptr<Shell> shell, MachineConfig con
       Machine::Build(*engine_, std::move(shell),
                      {.config = std::move(config),
                       .image = std::move(image),
+                      .ahead = std::move(ahead),
                       .cpuid = std::move(cpuid),
                       .console_bytes = console_bytes,
                       .on_end = [reporter](Error reason) { reporter->Report(std::move(reason)); }},
@@ -130,7 +134,7 @@ Result<std::shared_ptr<Vm>> Vm::Boot(std::shared_ptr<Engine> engine, const BootO
   VMFORK_CHECK(shell->MakeFresh());
   VMFORK_TRY(made,
              vm->MakeMachine(std::move(shell), std::move(config), Image::Zero(options.memory_bytes),
-                             std::move(cpuid), options.console_bytes, clock));
+                             {}, std::move(cpuid), options.console_bytes, clock));
   Machine& machine = *made.machine;
   VMFORK_CHECK(LoadGuest(machine, options));
   clock.Lap("load_kernel");
@@ -152,8 +156,12 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
     VMFORK_TRY(taken, engine_->Shells().Take(Machine::Shape(config, state.cpuid), clock));
     shell = std::move(taken);
   }
+  // Each page that a guest has to wait for takes the process's memory lock. Few guests get it at
+  // once; many stand in each other's way and, above all, in that of the forks after theirs.
+  PagesAhead ahead;
+  if (engine_->Machines() >= kCrowd) ahead = snapshot.Early().OfStart();
   VMFORK_TRY(made, MakeMachine(std::move(shell), std::move(config), snapshot.GetImage(),
-                               state.cpuid, options.console_bytes, clock));
+                               std::move(ahead), state.cpuid, options.console_bytes, clock));
   Machine& machine = *made.machine;
   VMFORK_CHECK(machine.WriteState(state, clock));
   engine_->Shells().Expect(machine.GetShell(), snapshot);

@@ -37,9 +37,10 @@ void Vm::LearnStart() {
   if (machine_ == nullptr || !machine_->IsStarted() ||
       machine_->View().GetImage() != origin_->GetImage())
     return;
-  if (const auto owned =
-          FindOwnedPages(std::span(machine_->View().Data(), machine_->View().Size())))
-    origin_->Early().AddStart(*owned);
+  const std::span<const std::byte> memory(machine_->View().Data(), machine_->View().Size());
+  const auto touched = FindPresentPages(memory);
+  const auto owned = FindOwnedPages(memory);
+  if (touched && owned) origin_->Early().AddStart(*touched, *owned);
 }
 
 Result<std::vector<PageRun>> Vm::TouchedPages() const {
