@@ -64,7 +64,9 @@ async function withShells(
     const kernelKiB = (meter?.usedKiB() ?? 0) - kernelBefore;
     if (meter) run.samples.add(`kernel${suffix}_kib`, 'KiB', kernelKiB / run.n);
   } finally {
+    const start = now();
     await Promise.all(clones.map((clone) => clone.destroy()));
+    run.progress(`all destroyed in ${Math.round(msSince(start))} ms`);
   }
   return { ...guestParameters(snapshot), clones: run.n, priority: getPriority() };
 }
@@ -81,7 +83,9 @@ async function forkAll(
     while (begun++ < run.n) clones.push(await BareFork.of(snapshot));
   };
   await Promise.all(Array.from({ length: FORKERS }, forker));
-  run.samples.addMs(`forked${suffix}_ms`, msSince(start));
+  const forkedMs = msSince(start);
+  run.samples.addMs(`forked${suffix}_ms`, forkedMs);
+  run.progress(`${run.n} forked in ${Math.round(forkedMs)} ms`);
   let answered = 0;
   const reports = setInterval(() => run.progress(`${answered} answered`), REPORT_EVERY_MS);
   try {
@@ -89,5 +93,7 @@ async function forkAll(
   } finally {
     clearInterval(reports);
   }
-  run.samples.addMs(`answered${suffix}_ms`, msSince(start));
+  const answeredMs = msSince(start);
+  run.samples.addMs(`answered${suffix}_ms`, answeredMs);
+  run.progress(`all answered after ${Math.round(answeredMs)} ms`);
 }
