@@ -15,7 +15,7 @@ import {
   textField,
 } from './rootfs/tar-numbers.js';
 
-/** Largest extended header or long name. */
+/** Largest extended header or long name, and most of PAX headers that are in force at once. */
 const MAX_HEADER_BYTES = 1024 * 1024;
 const MAX_NAME = 4096;
 const MAX_LINKS = 8;
@@ -142,6 +142,9 @@ class Indexer {
     else if (type === 'K') this.#longLink = textField(bytes, 0, bytes.length);
     else if (!this.#pax.add(bytes, type === 'g')) {
       throw invalid('a pax header is malformed', span.offsetBytes);
+    }
+    if (this.#pax.heldBytes > MAX_HEADER_BYTES) {
+      throw invalid('its pax headers are too large', span.offsetBytes);
     }
   }
 

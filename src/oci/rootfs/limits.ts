@@ -15,7 +15,7 @@ export interface RootfsLimits {
   entries: number;
   /** Names, link targets, extended attributes and maps of sparse files, all layers together, bytes. Default 256 MiB. */
   metadataBytes: number;
-  /** One extended header (PAX, GNU long name, map of a sparse file), bytes. Default 1 MiB. */
+  /** Extended headers of one entry (PAX, GNU long name, map of a sparse file), and PAX ones for all, bytes. Default 1 MiB. */
   headerBytes: number;
   /** Extended attributes of one entry, names and values, bytes. At most and by default 131,072. */
   xattrBytes: number;

@@ -44,6 +44,7 @@ export class PaxRecords {
   readonly #global = noRecords();
   #own: Records | undefined;
   #globalBytes = 0;
+  #ownBytes = 0;
   /** Offsets and lengths of GNU's sparse format 0.0, which repeats its keys. */
   sparsePairs: string[] = [];
 
@@ -52,7 +53,8 @@ export class PaxRecords {
     const records = parsePaxRecords(header);
     if (!records) return false;
     if (global) this.#globalBytes += header.length;
-    else this.#own ??= noRecords();
+    else this.#ownBytes += header.length;
+    if (!global) this.#own ??= noRecords();
     const { values, xattrs } = this.#own && !global ? this.#own : this.#global;
     for (const [key, value] of records) {
       if (key.startsWith(XATTR_PREFIX)) xattrs.set(key.slice(XATTR_PREFIX.length), value);
@@ -80,14 +82,18 @@ export class PaxRecords {
     return this.#own !== undefined;
   }
 
-  /** What all global headers so far have taken, bytes. */
-  get globalBytes(): number {
-    return this.#globalBytes;
+  /**
+   * What is held, bytes: of all global headers so far, or of all headers before the next entry, whichever is more. Any
+   * number of both kinds may follow one another without an entry between, so a limit on each header bounds nothing.
+   */
+  get heldBytes(): number {
+    return Math.max(this.#globalBytes, this.#ownBytes);
   }
 
   /** Forgets what was for one entry. */
   nextEntry(): void {
     this.#own = undefined;
+    this.#ownBytes = 0;
     this.sparsePairs = [];
   }
 }

@@ -162,7 +162,7 @@ export class TarReader {
     if (!this.#pax.add(content, global)) {
       throw invalidLayer(this.#place, 'malformed extended header');
     }
-    if (this.#pax.globalBytes > this.#limits.headerBytes) {
+    if (this.#pax.heldBytes > this.#limits.headerBytes) {
       throw beyondLimit(this.#place, 'headerBytes', this.#limits.headerBytes);
     }
   }

@@ -132,6 +132,9 @@ describe('hostile and damaged layers', () => {
   });
 
   const manyNames = archive(...Array.from({ length: 40 }, (_, index) => ({ name: `f${index}` })));
+  /** Headers for one member that is long in coming. */
+  const manyHeaders = (records: Record<string, string>) =>
+    Array.from({ length: 40 }, () => paxMember('x', records));
   const holes = { 'GNU.sparse.realsize': String(2 ** 40) };
   const LIMITS: [Partial<RootfsLimits>, Buffer][] = [
     [{ layerBytes: 1000 }, manyNames],
@@ -146,6 +149,12 @@ describe('hostile and damaged layers', () => {
     [
       { headerBytes: 1000 },
       archive(...Array.from({ length: 40 }, () => paxMember('g', { comment: 'c'.repeat(90) }))),
+    ],
+    [{ headerBytes: 1000 }, archive(...manyHeaders({ comment: 'c'.repeat(90) }), {})],
+    [{ headerBytes: 1000 }, archive(...manyHeaders({ 'SCHILY.xattr.user.x': 'v'.repeat(60) }), {})],
+    [
+      { headerBytes: 1000 },
+      archive(...manyHeaders({ 'GNU.sparse.offset': '1', 'GNU.sparse.numbytes': '0' }), {}),
     ],
     [{ headerBytes: 1000 }, archive({ type: 'L', content: 'n'.repeat(1001) })],
     [
