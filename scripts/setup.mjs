@@ -39,6 +39,7 @@ const groups = {
     'squashfs-tools',
     'umoci',
     'util-linux',
+    'zstd',
   ],
   bench: ['cmake', 'mmdebstrap', 'qemu-system-x86', 'zstd'],
 };

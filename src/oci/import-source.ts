@@ -156,20 +156,22 @@ async function unpackArchive(
   try {
     await storing(`remove ${path}`, () => rm(path));
     const stage = unpack(compression) as NodeJS.ReadWriteStream;
-    await pipeline(readSpan(packed, { offsetBytes: 0, sizeBytes: size }), stage, async (chunks) => {
+    const store = async (chunks: AsyncIterable<unknown>) => {
       let done = 0;
       for await (const chunk of chunks as AsyncIterable<Uint8Array>) {
-        throwIfAborted('import', signal);
         done += chunk.length;
         if (done > MAX_LAYER_BYTES) throw new VmforkError('VMF_IMAGE_INVALID', 'it is too large');
         await storing(`write ${path}`, () => plain.appendFile(chunk));
       }
-    });
+    };
+    const bytes = readSpan(packed, { offsetBytes: 0, sizeBytes: size });
+    await pipeline(bytes, stage, store, { ...(signal && { signal }) });
     const archive = await TarArchive.read(plain, signal);
     await packed.close();
     return new TarSource(plain, archive);
   } catch (error) {
     await plain.close();
+    throwIfAborted('import', signal);
     if (VmforkError.is(error)) throw error;
     throw new VmforkError('VMF_IMAGE_INVALID', 'the archive cannot be unpacked', { cause: error });
   }

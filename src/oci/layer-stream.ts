@@ -3,22 +3,16 @@
 import { type FileHandle, open, rm } from 'node:fs/promises';
 import { pipeline, Readable, Transform, type TransformCallback } from 'node:stream';
 import * as zlib from 'node:zlib';
-import { Decompress } from 'fzstd';
 import { VmforkError } from '../errors.js';
-import { throwIfAborted } from '../waiting.js';
+import { watchLimits } from '../waiting.js';
 import { DigestCheck } from './digest.js';
 import { storeFailure } from './failure.js';
 import { MAX_LAYER_BYTES } from './limits.js';
 import type { Compression } from './media-types.js';
+import { unpackZstd } from './zstd.js';
 
 const CHUNK_BYTES = 1024 * 1024;
 const READ_BYTES = 256 * 1024;
-/**
- * How much of a zstd stream fzstd gets at a time. It hands over all that comes out of it at once: a block of 4 bytes may
- * become 128 KiB (RFC 8878, 3.1.1.2), so this is at most 128 MiB.
- */
-const ZSTD_STEP_BYTES = 4096;
-
 /** Content of a file, opened at its path: what a layer is packed in. */
 export interface PackedLayer {
   readonly path: string;
@@ -36,17 +30,23 @@ export async function openLayerStream(layer: PackedLayer, signal?: AbortSignal):
   } catch (error) {
     throw storeFailure(`open layer ${layer.digest}`, error);
   }
-  return Readable.from(unpackLayer(handle, layer, signal), {
+  const plain = startUnpacking(handle, layer);
+  const stop = watchLimits('openLayer', { signal }, (error) => plain.destroy(error));
+  const stream = Readable.from(readUnpacked(plain, layer.digest), {
     objectMode: false,
     highWaterMark: CHUNK_BYTES,
   });
+  const { _destroy: destroy } = stream;
+  stream._destroy = (...args) => {
+    stop();
+    plain.destroy(); // Else what is under way would be waited for.
+    destroy.apply(stream, args);
+  };
+  return stream;
 }
 
-async function* unpackLayer(
-  handle: FileHandle,
-  layer: PackedLayer,
-  signal: AbortSignal | undefined,
-): AsyncGenerator<Buffer> {
+/** Sets the stages going. Returns the last, which pipeline() destroys with the error of any. */
+function startUnpacking(handle: FileHandle, layer: PackedLayer): Transform {
   const source = handle.createReadStream({ highWaterMark: READ_BYTES });
   // What went bad on the disk is not kept: the next pull fetches it anew.
   const forget = () => rm(layer.path, { force: true });
@@ -54,15 +54,15 @@ async function* unpackLayer(
   const plain = verify(layer.diffId, 'unpacked layer', MAX_LAYER_BYTES);
   const unpacked = unpack(layer.compression);
   const stages = unpacked ? [source, packed, unpacked, plain] : [source, packed, plain];
-  // Errors reach the reader through the last stage, which pipeline() destroys with them.
   pipeline(stages as [Readable, Transform], () => {});
+  return plain;
+}
+
+async function* readUnpacked(plain: Transform, digest: string): AsyncGenerator<Buffer> {
   try {
-    for await (const chunk of plain) {
-      throwIfAborted('openLayer', signal);
-      yield chunk as Buffer;
-    }
+    for await (const chunk of plain) yield chunk as Buffer;
   } catch (error) {
-    throw unpackFailure(layer.digest, error);
+    throw unpackFailure(digest, error);
   }
 }
 
@@ -107,29 +107,13 @@ type Unpacker = Transform | ((source: AsyncIterable<Buffer>) => AsyncGenerator<U
 /** A stage of a pipeline that unpacks; undefined when there is nothing to unpack. */
 export function unpack(compression: Compression): Unpacker | undefined {
   if (compression === 'gzip') return zlib.createGunzip({ chunkSize: CHUNK_BYTES });
-  return compression === 'zstd' ? unpackZstd() : undefined;
+  return compression === 'zstd' ? zstdStage() : undefined;
 }
 
-/** Node 22.15 and newer have zstd; older ones get fzstd, some seven times slower. */
-function unpackZstd(): Unpacker {
+/** Node 22.15 and newer have zstd; for older ones there is a decoder in JavaScript, some seven times slower. */
+function zstdStage(): Unpacker {
   const { createZstdDecompress } = zlib as {
     createZstdDecompress?: (options: object) => Transform;
   };
-  return createZstdDecompress?.({ chunkSize: CHUNK_BYTES }) ?? runFzstd;
-}
-
-async function* runFzstd(source: AsyncIterable<Buffer>): AsyncGenerator<Uint8Array> {
-  const unpacked: Uint8Array[] = [];
-  const decoder = new Decompress((bytes) => {
-    if (bytes.length > 0) unpacked.push(bytes);
-  });
-  for await (const chunk of source) {
-    for (let at = 0; at < chunk.length; at += ZSTD_STEP_BYTES) {
-      decoder.push(chunk.subarray(at, at + ZSTD_STEP_BYTES));
-      for (const bytes of unpacked) yield bytes;
-      unpacked.length = 0;
-    }
-  }
-  decoder.push(new Uint8Array(0), true);
-  for (const bytes of unpacked) yield bytes;
+  return createZstdDecompress?.({ chunkSize: CHUNK_BYTES }) ?? unpackZstd;
 }
