@@ -1,15 +1,15 @@
 // Where an import reads from: a folder or a tar file, both as files by name.
 
 import { constants } from 'node:fs';
-import { type FileHandle, open, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { type FileHandle, open, readlink, realpath, rm, stat } from 'node:fs/promises';
+import { isAbsolute, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { VmforkError } from '../errors.js';
 import { ownedName } from '../owner.js';
 import { throwIfAborted } from '../waiting.js';
 import { type FileSpan, readSpan, readWhole, TarArchive } from './archive.js';
 import type { BlobStore } from './blobs.js';
-import { hasErrno, storing } from './failure.js';
+import { hasErrno, storeFailure, storing } from './failure.js';
 import { unpack } from './layer-stream.js';
 import { MAX_DOCUMENT_BYTES, MAX_LAYER_BYTES } from './limits.js';
 import type { Compression } from './media-types.js';
@@ -35,7 +35,9 @@ export async function openSource(
   signal?: AbortSignal,
 ): Promise<ImportSource> {
   const found = await storing(`open ${path}`, () => stat(path)).catch(throwNotFound(path));
-  if (found.isDirectory()) return new FolderSource(path);
+  if (found.isDirectory()) {
+    return new FolderSource(await storing(`open ${path}`, () => realpath(path)));
+  }
   const handle = await openRegular(path);
   if (!handle) throw new VmforkError('VMF_IMAGE_INVALID', `${path} is neither a folder nor a file`);
   try {
@@ -85,19 +87,48 @@ function throwNotFound(path: string) {
 class FolderSource implements ImportSource {
   readonly #path: string;
 
+  /** `path`: without symbolic links. */
   constructor(path: string) {
     this.#path = path;
   }
 
   async open(name: string): Promise<SourceFile | undefined> {
-    const handle = await openRegular(join(this.#path, name));
+    if (isAbsolute(name) || name.includes('\0') || name.split('/').includes('..')) {
+      throw leadsOut(name);
+    }
+    const path = await this.#resolve(name);
+    const handle = path === undefined ? undefined : await openRegular(path);
     if (!handle) return undefined;
+    // A link that was put there after the look at it has led elsewhere.
+    const opened = await storing(`stat ${name}`, () => readlink(`/proc/self/fd/${handle.fd}`));
+    if (opened !== path) {
+      await handle.close();
+      throw leadsOut(name);
+    }
     const { size } = await storing(`stat ${name}`, () => handle.stat());
     const span = { offsetBytes: 0, sizeBytes: size };
     return { sizeBytes: size, chunks: () => readSpan(handle, span), close: () => handle.close() };
   }
 
+  /** Where a name leads through links, which must stay within the folder. Undefined: nowhere. */
+  async #resolve(name: string): Promise<string | undefined> {
+    let path: string;
+    try {
+      path = await realpath(join(this.#path, name));
+    } catch (error) {
+      if (['ENOENT', 'ENOTDIR'].some((code) => hasErrno(error, code))) return undefined;
+      throw storeFailure(`open ${name}`, error);
+    }
+    if (!path.startsWith(join(this.#path, '/'))) throw leadsOut(name);
+    return path;
+  }
+
   async close(): Promise<void> {}
+}
+
+function leadsOut(name: string): VmforkError {
+  const shown = JSON.stringify(name.slice(0, 200));
+  return new VmforkError('VMF_IMAGE_INVALID', `${shown} leads out of the folder`);
 }
 
 class TarSource implements ImportSource {

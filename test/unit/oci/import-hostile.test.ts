@@ -1,9 +1,9 @@
 // Folders and archives made to do harm: an import refuses them with a typed error and keeps nothing of them.
 
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { afterAll, describe, expect, test, vi } from 'vitest';
 import { ImageStore } from '#src/oci/store.js';
-import { run, Scratch } from '../../helpers/oci/images.js';
+import { digestOf, makeLayout, run, Scratch } from '../../helpers/oci/images.js';
 import { archive, paxMember } from './rootfs/tar-maker.js';
 
 // Other processes take part, which a busy machine may keep waiting.
@@ -39,5 +39,76 @@ describe('archives', () => {
       code: 'VMF_IMAGE_INVALID',
       message: expect.stringContaining('pax headers are too large'),
     });
+  });
+});
+
+describe('folders', () => {
+  const secret = Buffer.from('not for everybody');
+  const config = Buffer.from(
+    JSON.stringify({
+      architecture: 'amd64',
+      os: 'linux',
+      rootfs: { type: 'layers', diff_ids: [digestOf(secret)] },
+    }),
+  );
+
+  /** A folder as `docker save` would leave it unpacked, with a layer and a config that it should not reach beside it. */
+  function makeFolder(entry: { Config: string; Layers: string[] }): string {
+    const folder = scratch.file('folder');
+    rmSync(folder, { recursive: true, force: true });
+    mkdirSync(`${folder}/inside`, { recursive: true });
+    writeFileSync(scratch.file('secret'), secret);
+    writeFileSync(scratch.file('config.json'), config);
+    writeFileSync(`${folder}/config.json`, config);
+    writeFileSync(`${folder}/inside/layer`, secret);
+    symlinkSync(scratch.file('secret'), `${folder}/absolute`);
+    symlinkSync('../secret', `${folder}/relative`);
+    symlinkSync('..', `${folder}/up`);
+    symlinkSync('inside/layer', `${folder}/link`);
+    const manifest = [{ RepoTags: ['some:tag'], ...entry }];
+    writeFileSync(`${folder}/manifest.json`, JSON.stringify(manifest));
+    return folder;
+  }
+
+  test.each([
+    ['../secret'],
+    ['inside/../../secret'],
+    [scratch.file('secret')],
+    ['absolute'],
+    ['relative'],
+    ['up/secret'],
+    ['up/folder/../secret'],
+    ['a\0b'],
+  ])('a layer at %j is not read', async (layer) => {
+    const folder = makeFolder({ Config: 'config.json', Layers: [layer] });
+    expect(await failureOf(folder)).toMatchObject({
+      code: 'VMF_IMAGE_INVALID',
+      message: expect.stringContaining('leads out of the folder'),
+    });
+  });
+
+  test('a config outside is not read', async () => {
+    for (const name of ['../config.json', scratch.file('config.json'), 'up/config.json']) {
+      const folder = makeFolder({ Config: name, Layers: ['inside/layer'] });
+      expect(await failureOf(folder)).toMatchObject({ code: 'VMF_IMAGE_INVALID' });
+    }
+  });
+
+  test('links within the folder are followed, also when the folder is reached through one', async () => {
+    const folder = makeFolder({ Config: 'config.json', Layers: ['up/folder/link'] });
+    symlinkSync(folder, scratch.file('alias'));
+    const store = await ImageStore.open({ dir: scratch.file('links') });
+    const image = await store.importFrom(scratch.file('alias'));
+    expect(image.layers.map(({ diffId }) => diffId)).toEqual([digestOf(secret)]);
+  });
+
+  test('a blob of a layout that is a link out of it is not read', async () => {
+    makeLayout(scratch, 'layout', 1000);
+    const index = JSON.parse(readFileSync(scratch.file('layout', 'index.json'), 'utf8'));
+    const hex = index.manifests[0].digest.slice(7);
+    const blob = scratch.file('layout', 'blobs', 'sha256', hex);
+    run('mv', blob, scratch.file('blob'));
+    symlinkSync(scratch.file('blob'), blob);
+    expect(await failureOf(scratch.file('layout'))).toMatchObject({ code: 'VMF_IMAGE_INVALID' });
   });
 });
