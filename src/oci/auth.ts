@@ -78,13 +78,23 @@ export class Authorizer {
     if (credentials && 'registryToken' in credentials) {
       return this.#keep(scope, credentials.registryToken, DEFAULT_LIFE_S);
     }
-    const realm = tokenService(registry, parameters.realm);
+    const realm = this.#tokenService(registry, parameters.realm);
     const query = { ...(parameters.service && { service: parameters.service }), scope };
     const response = await this.#http.send(...tokenRequest(realm, query, credentials, signal));
     if (response.status !== 200) throw await tokenFailure(realm, response);
     const bytes = await readBody(response, MAX_TOKEN_BYTES, signal);
     const answer = parseToken(realm, bytes);
     return this.#keep(scope, answer.token, answer.lifeS);
+  }
+
+  /** The address of the token service. In the clear passwords go only to a host for which that will do. */
+  #tokenService(registry: URL, realm: string | undefined): URL {
+    const url = realm !== undefined && URL.canParse(realm) ? new URL(realm) : undefined;
+    const isPlain = url?.protocol === 'http:' && registry.protocol === 'http:';
+    const allowed = url?.protocol === 'https:' || (isPlain && this.#http.isInsecure(url.hostname));
+    if (url && allowed && !url.username && !url.password) return url;
+    const shown = JSON.stringify(realm?.slice(0, 200));
+    throw new VmforkError('VMF_REGISTRY_AUTH', `${registry.host} names ${shown} as token service`);
   }
 
   #keep(scope: string, token: string, lifeS: number): string {
@@ -98,16 +108,6 @@ async function tokenFailure(realm: URL, response: HttpResponse): Promise<VmforkE
   const error = await statusError(`token from ${realm.host}`, response);
   if (error.code !== 'VMF_IMAGE_NOT_FOUND') return error;
   return new VmforkError('VMF_REGISTRY_AUTH', `${realm.host} is no token service`, { status: 404 });
-}
-
-/** The address of the token service. A registry reached by HTTPS may not have us send a password in the clear. */
-function tokenService(registry: URL, realm: string | undefined): URL {
-  const url = realm !== undefined && URL.canParse(realm) ? new URL(realm) : undefined;
-  const allowed =
-    url?.protocol === 'https:' || (url?.protocol === 'http:' && registry.protocol === 'http:');
-  if (url && allowed && !url.username && !url.password) return url;
-  const shown = JSON.stringify(realm?.slice(0, 200));
-  throw new VmforkError('VMF_REGISTRY_AUTH', `${registry.host} names ${shown} as token service`);
 }
 
 function tokenRequest(

@@ -67,7 +67,10 @@ export class HttpClient {
     return this.#retry;
   }
 
-  /** Sends a request and follows redirects, without the credentials when they lead to another host. */
+  /**
+   * Sends a request and follows redirects, without the credentials when they lead to another host. What has a body, where
+   * a token may be, stays with its host.
+   */
   async send(url: URL, options: HttpRequest): Promise<HttpResponse> {
     let at = url;
     const headers = { ...options.headers };
@@ -80,7 +83,7 @@ export class HttpClient {
         return { host: at.host, status, headers: response.headers, body, sameOrigin };
       }
       await response.body.dump();
-      at = this.#redirect(at, location);
+      at = this.#redirect(at, location, options.body !== undefined);
       if (at.origin !== url.origin) delete headers.authorization;
     }
     throw new VmforkError('VMF_REGISTRY', `${url.host}: more than ${MAX_REDIRECTS} redirects`);
@@ -90,10 +93,19 @@ export class HttpClient {
     await Promise.all([...this.#trusting.values()].map((dispatcher) => dispatcher.destroy()));
   }
 
-  #redirect(from: URL, location: string): URL {
+  /** Whether plain HTTP and unverified certificates will do for a host. */
+  isInsecure(hostname: string): boolean {
+    const known = this.#insecureHost;
+    // All names of this machine are one.
+    return hostname === known || (!!known && isLoopback(known) && isLoopback(hostname));
+  }
+
+  #redirect(from: URL, location: string, hasBody: boolean): URL {
     const to = URL.canParse(location, from.href) ? new URL(location, from) : undefined;
-    const allowed = to?.protocol === 'https:' || (to?.protocol === 'http:' && this.#insecureHost);
-    if (to && allowed && !to.username && !to.password) return to;
+    const allowed =
+      to?.protocol === 'https:' || (to?.protocol === 'http:' && this.isInsecure(to.hostname));
+    const stays = to?.origin === from.origin || !hasBody;
+    if (to && allowed && stays && !to.username && !to.password) return to;
     const shown = JSON.stringify(location.slice(0, 200));
     throw new VmforkError('VMF_REGISTRY', `${from.host} redirects to ${shown}`);
   }
@@ -117,7 +129,7 @@ export class HttpClient {
 
   #dispatcher(url: URL): Dispatcher {
     const proxy = proxyFor(url);
-    const trusting = url.hostname === this.#insecureHost;
+    const trusting = this.isInsecure(url.hostname);
     const key = `${trusting} ${proxy}`;
     const found = this.#trusting.get(key);
     if (found) return found;

@@ -2,6 +2,7 @@
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { text } from 'node:stream/consumers';
 import { gzipSync } from 'node:zlib';
 import { digestOf, noise } from './images.js';
 
@@ -13,6 +14,8 @@ export interface Request {
   readonly method: string;
   readonly path: string;
   readonly headers: IncomingMessage['headers'];
+  /** Of a POST, else empty. */
+  readonly body: string;
 }
 
 /** Answers instead of the registry when it returns true. */
@@ -66,7 +69,10 @@ export class OddRegistry {
     const server = createServer();
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const registry = new OddRegistry(server);
-    server.on('request', (request, response) => registry.#answer(request, response));
+    server.on('request', async (message, response) => {
+      const body = message.method === 'POST' ? await text(message) : '';
+      registry.#answer(message, body, response);
+    });
     return registry;
   }
 
@@ -103,9 +109,9 @@ export class OddRegistry {
     this.#server.closeAllConnections();
   }
 
-  #answer(message: IncomingMessage, response: ServerResponse): void {
+  #answer(message: IncomingMessage, body: string, response: ServerResponse): void {
     const { method = 'GET', url: path = '/', headers } = message;
-    const request = { method, path, headers };
+    const request = { method, path, headers, body };
     this.requests.push(request);
     const name = path.split('/').at(-1) ?? '';
     const isTag = path.includes('/manifests/') && !name.includes(':');
