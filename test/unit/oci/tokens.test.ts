@@ -127,6 +127,42 @@ describe('an identity token', () => {
   });
 });
 
+describe('a token that ends in the middle of a pull', () => {
+  test('is followed by another, and the download goes on', async () => {
+    const ask = demand(() => `http://${service.host}/token`);
+    registry.spoil = (request, response, content = Buffer.of()) => {
+      if (ask(request, response, content)) return true;
+      if (!request.path.endsWith(layerDigest) || request.headers.range) return false;
+      valid.clear();
+      response.writeHead(200, { 'content-length': content.length });
+      response.write(content.subarray(0, 40_000), () => response.destroy());
+      return true;
+    };
+    const pulled = await pull({ username: 'me', password: 'secret' });
+    expect((await readLayer(pulled, 0)).equals(image.plain)).toBe(true);
+    const asked = registry.asked('blobs', layerDigest);
+    expect(asked.map((request) => [bearer(request), request.headers.range])).toEqual([
+      ['t1', undefined],
+      ['t1', 'bytes=40000-'],
+      ['t2', 'bytes=40000-'],
+    ]);
+    expect(service.requests).toHaveLength(2);
+  });
+
+  test('is an error when no other is given', async () => {
+    valid.add('mine');
+    registry.spoil = (request, response, content) => {
+      if (request.path.endsWith(layerDigest)) valid.clear();
+      return demand(() => `http://${service.host}/token`)(request, response, content);
+    };
+    await expect(pull({ registryToken: 'mine' })).rejects.toMatchObject({
+      code: 'VMF_REGISTRY_AUTH',
+      status: 401,
+    });
+    expect(service.requests).toEqual([]);
+  });
+});
+
 describe('plain HTTP', () => {
   const auth = { username: 'me', password: 'secret' };
 
