@@ -5,7 +5,7 @@ import { throwIfAborted } from '../waiting.js';
 import type { BlobStore, PendingBlob } from './blobs.js';
 import { DigestCheck } from './digest.js';
 import { storing } from './failure.js';
-import { backOff, type HttpResponse, httpFailure, isTransient } from './http.js';
+import { type HttpResponse, httpFailure } from './http.js';
 import type { RegistryClient } from './registry.js';
 import type { Descriptor } from './schemas.js';
 
@@ -108,9 +108,7 @@ class Download {
         const gained = this.#check.sizeBytes - farthest;
         farthest = Math.max(farthest, this.#check.sizeBytes);
         failures = gained >= FORGIVING_BYTES ? 1 : failures + 1;
-        const { retry } = this.#registry;
-        if (failures >= retry.attempts || !isTransient(error)) throw error;
-        await backOff(retry, failures, error, this.#options.signal);
+        await this.#registry.waitAfter(error, failures);
       }
     }
     this.#check.finish(`blob of ${this.#options.repository}`);

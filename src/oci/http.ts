@@ -175,11 +175,12 @@ export function httpFailure(host: string, thrown: unknown, signal?: AbortSignal)
   return new VmforkError('VMF_REGISTRY', detail, { ...(errno && { errno }), cause: thrown });
 }
 
-/** Whether another try may help. */
-export function isTransient(thrown: unknown): boolean {
+/** Whether another try may help. `wasReached`: the registry answered before, so nobody at its address is on the way back. */
+export function isTransient(thrown: unknown, wasReached: boolean): boolean {
   if (!VmforkError.is(thrown) || thrown.code !== 'VMF_REGISTRY') return false;
   if (thrown.status !== undefined) return BUSY.includes(thrown.status);
-  return BROKEN.includes((thrown.cause as NodeJS.ErrnoException | undefined)?.code ?? '');
+  const code = (thrown.cause as NodeJS.ErrnoException | undefined)?.code ?? '';
+  return BROKEN.includes(code) || (wasReached && code === 'ECONNREFUSED');
 }
 
 /** The error for an answer that is no success. It carries what the registry says about it, and how long to wait. */
@@ -238,12 +239,16 @@ export async function readBody(
 
 const tooLarge = (host: string, most: number) => `${host}: the answer is larger than ${most} bytes`;
 
-/** Seconds or a date (RFC 9110, 10.2.3). */
-function retryAfterMs(header: string | string[] | undefined): number | undefined {
+/** What a Retry-After header asks for: seconds, or a date (RFC 9110, 10.2.3). */
+export function retryAfterMs(
+  header: string | string[] | undefined,
+  nowMs = Date.now(),
+): number | undefined {
   if (typeof header !== 'string') return undefined;
   if (/^[0-9]{1,9}$/.test(header)) return Number(header) * 1000;
-  const date = Date.parse(header);
-  return Number.isNaN(date) ? undefined : Math.max(date - Date.now(), 0);
+  // Of what is no date the parser makes one, too.
+  const date = /^[A-Z][a-z]{2,8}, .* GMT$/.test(header) ? Date.parse(header) : Number.NaN;
+  return Number.isNaN(date) ? undefined : Math.max(date - nowMs, 0);
 }
 
 /** The messages of an error answer (distribution spec, "Error Codes"), made fit to print. */

@@ -46,6 +46,7 @@ export class RegistryClient {
   readonly #host: string;
   readonly #mayBePlain: boolean;
   #base: Promise<URL> | undefined;
+  #wasReached = false;
 
   constructor(registry: string, { insecure, findCredentials, signal, retry }: RegistryOptions) {
     this.#host = registry === HUB ? HUB_HOST : registry;
@@ -88,10 +89,15 @@ export class RegistryClient {
       try {
         return await step();
       } catch (error) {
-        if (failures >= this.retry.attempts || !isTransient(error)) throw error;
-        await backOff(this.retry, failures, error, this.#signal);
+        await this.waitAfter(error, failures);
       }
     }
+  }
+
+  /** Waits before another try after so many failures in a row. Throws the failure when there is to be none. */
+  async waitAfter(error: unknown, failures: number): Promise<void> {
+    if (failures >= this.retry.attempts || !isTransient(error, this.#wasReached)) throw error;
+    await backOff(this.retry, failures, error, this.#signal);
   }
 
   close(): Promise<void> {
@@ -113,6 +119,7 @@ export class RegistryClient {
         signal: this.#signal,
       });
     const first = await send(this.#authorizer.header(scope));
+    this.#wasReached = true;
     const challenge = singleHeader(first, 'www-authenticate');
     if (first.status !== 401 || !first.sameOrigin || challenge === undefined) return first;
     await first.body.dump();

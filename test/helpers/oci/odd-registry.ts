@@ -60,9 +60,11 @@ export class OddRegistry {
   readonly content = new Map<string, { bytes: Buffer; type: string }>();
   #manifest: { bytes: Buffer; type: string } = { bytes: Buffer.of(), type: MANIFEST_TYPE };
   readonly #server: Server;
+  readonly #port: number;
 
   private constructor(server: Server) {
     this.#server = server;
+    this.#port = (server.address() as AddressInfo).port;
   }
 
   static async start(): Promise<OddRegistry> {
@@ -77,7 +79,7 @@ export class OddRegistry {
   }
 
   get host(): string {
-    return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+    return `127.0.0.1:${this.#port}`;
   }
 
   /** Serves an image, whole; `manifest` may be any document. */
@@ -107,6 +109,11 @@ export class OddRegistry {
   close(): void {
     this.#server.close();
     this.#server.closeAllConnections();
+  }
+
+  /** Listens again where it did before it was closed. */
+  reopen(): void {
+    this.#server.listen(this.#port, '127.0.0.1');
   }
 
   #answer(message: IncomingMessage, body: string, response: ServerResponse): void {
