@@ -116,7 +116,8 @@ class FolderSource implements ImportSource {
     try {
       path = await realpath(join(this.#path, name));
     } catch (error) {
-      if (['ENOENT', 'ENOTDIR'].some((code) => hasErrno(error, code))) return undefined;
+      const nowhere = ['ELOOP', 'ENAMETOOLONG', 'ENOENT', 'ENOTDIR'];
+      if (nowhere.some((code) => hasErrno(error, code))) return undefined;
       throw storeFailure(`open ${name}`, error);
     }
     if (!path.startsWith(join(this.#path, '/'))) throw leadsOut(name);
