@@ -1,4 +1,4 @@
-// Two suites: `unit` runs anywhere in seconds, `kvm` needs /dev/kvm and runs one file at a time.
+// Suites: `unit` runs anywhere in seconds, `fuzz` for as long as it is told to, `kvm` needs /dev/kvm and runs one file at a time.
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
@@ -33,6 +33,14 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['test/unit/**/*.test.ts', 'test/property/**/*.test.ts'],
+          setupFiles: ['test/setup.ts'],
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'fuzz',
+          include: ['test/fuzz/**/*.test.ts'],
           setupFiles: ['test/setup.ts'],
         },
       },

@@ -4,10 +4,11 @@
 import { Outcome } from './lib/outcome.mjs';
 import { prepare } from './lib/prepare.mjs';
 import { Failure, main } from './lib/run.mjs';
-import { fuzz, native } from './stages/native.mjs';
-import { kvm, nested, unit } from './stages/vitest.mjs';
+import { fuzzCore, native } from './stages/native.mjs';
+import { fuzzParsers, kvm, nested, unit } from './stages/vitest.mjs';
 
 const lint = async () => (await import('./lint.mjs')).lint();
+const fuzz = async () => (await fuzzCore()).add(await fuzzParsers());
 const stages = { lint, native, fuzz, unit, kvm, nested };
 
 // Stages of a lane run one after the other, lanes side by side. The guests of `nested` and `kvm` have the

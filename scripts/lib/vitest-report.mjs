@@ -5,10 +5,10 @@ import { Failure } from './run.mjs';
 
 /**
  * The Outcome of `name`; throws when there is no report. Errors outside of tests make vitest exit non-zero without a
- * failed test.
+ * failed test. `output`: what it said, for when there is nothing else.
  */
-export function readReport(name, path, code) {
-  if (!existsSync(path)) throw new Failure(`vitest left no report (exit code ${code})`);
+export function readReport(name, path, code, output) {
+  if (!existsSync(path)) throw new Failure(`vitest left no report (exit code ${code})`, output);
   const report = JSON.parse(readFileSync(path, 'utf8'));
   const outcome = new Outcome();
   outcome.passed = report.numPassedTests;

@@ -82,7 +82,7 @@ function count(name, { code, output }, total) {
 }
 
 /** Each fuzz target runs on its corpus for some seconds; one target is one test. */
-export async function fuzz() {
+export async function fuzzCore() {
   const total = new Outcome();
   await step('fuzz: build', () => buildPreset('fuzz'));
   await inLanes(listFiles('native/fuzz', isFuzzer), async (path) => {

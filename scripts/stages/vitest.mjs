@@ -1,5 +1,6 @@
-// Test stages in TypeScript: unit tests anywhere, kvm tests on this machine's /dev/kvm and, the same
+// Test stages in TypeScript: unit tests and fuzz targets anywhere, kvm tests on this machine's /dev/kvm and, the same
 // ones, on the real kvm_amd of the nested host.
+import { randomInt } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
@@ -19,6 +20,17 @@ const alone = ['event-loop', 'fork', 'images', 'isolation', 'leaks', 'process'].
 
 export const unit = () => runProject('unit', 'unit', [], 5 * 60_000);
 
+/** The fuzz targets of the parsers in TypeScript, from a new seed each time; one target is one test. */
+export function fuzzParsers() {
+  const seed = process.env.VMFORK_FUZZ_SEED || String(randomInt(2 ** 31));
+  console.error(`fuzz: the parsers in TypeScript: VMFORK_FUZZ_SEED=${seed}`);
+  const secondsEach = Number(process.env.VMFORK_FUZZ_SECONDS || 5);
+  const files = listFiles('test/fuzz', isTest);
+  // An input that never gives the thread back ends the run without a report.
+  const timeoutMs = files.length * (secondsEach * 10_000 + 60_000);
+  return runProject('fuzz', 'fuzz', [], timeoutMs, { VMFORK_FUZZ_SEED: seed });
+}
+
 export async function kvm() {
   const files = listFiles('test/kvm', isTest);
   if (!hasKvm()) {
@@ -33,14 +45,14 @@ export async function kvm() {
 }
 
 /** Runs tests of one project of vitest.config.ts; the report is build/vitest-`name`.json. */
-async function runProject(project, name, options, timeoutMs) {
+async function runProject(project, name, options, timeoutMs, env = {}) {
   const report = join(root, `build/vitest-${name}.json`);
   rmSync(report, { force: true });
   const vitest = join(root, 'node_modules/vitest/vitest.mjs');
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
   const args = [vitest, 'run', '--project', project, ...reporters, ...options];
-  const { code } = await run(process.execPath, args, { echo: true, timeoutMs });
-  return readReport(project, report, code);
+  const { code, output } = await run(process.execPath, args, { echo: true, timeoutMs, env });
+  return readReport(project, report, code, output);
 }
 
 export async function nested() {
