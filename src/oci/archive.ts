@@ -8,6 +8,14 @@ import { storing } from './failure.js';
 import { MAX_ARCHIVE_ENTRIES } from './limits.js';
 import { PaxRecords } from './rootfs/pax.js';
 import {
+  type LongNames,
+  type MemberType,
+  memberType,
+  nameLink,
+  namePath,
+  typeFlag,
+} from './rootfs/tar-entry.js';
+import {
   BLOCK_BYTES,
   checksumMatches,
   decimal,
@@ -93,8 +101,7 @@ class Indexer {
   readonly #signal: AbortSignal | undefined;
   readonly #entries = new Map<string, Entry>();
   readonly #pax = new PaxRecords();
-  #longName: string | undefined;
-  #longLink: string | undefined;
+  #long: LongNames = {};
 
   constructor(handle: FileHandle, size: number, signal: AbortSignal | undefined) {
     this.#handle = handle;
@@ -118,28 +125,31 @@ class Indexer {
   /** Takes one header block. Returns where the next one is. */
   async #header(block: Buffer, at: number): Promise<number> {
     if (!checksumMatches(block)) throw invalid('it is no tar file, or damaged', at);
-    const type = block.toString('latin1', 156, 157);
-    const isExtension = 'xgLK'.includes(type);
-    const recorded = numberField(block, 124, 12);
+    const flag = typeFlag(block);
+    const isExtension = 'xgLK'.includes(flag);
+    const path = isExtension ? '' : namePath(block, this.#pax, this.#long);
+    const type = isExtension ? undefined : memberType(flag, path);
+    // Only files have content, whatever else records a size. What is of no known type is passed over with its own.
+    const isBare = type !== undefined && type !== 'file';
     const override = isExtension ? undefined : this.#pax.text('size');
-    const sizeBytes = override === undefined ? recorded : decimal(override);
+    const recorded = override === undefined ? numberField(block, 124, 12) : decimal(override);
+    const sizeBytes = isBare ? 0 : recorded;
     const offsetBytes = at + BLOCK_BYTES;
     if (sizeBytes === undefined || sizeBytes < 0 || sizeBytes > this.#size - offsetBytes) {
       throw invalid('it is cut off', at);
     }
-    if (isExtension) await this.#extend(type, { offsetBytes, sizeBytes });
-    else this.#add(block, type, { offsetBytes, sizeBytes });
-    // Links may record the size of what they link to, but have no content.
-    const stored = type === '1' || type === '2' ? 0 : sizeBytes;
-    return offsetBytes + Math.ceil(stored / BLOCK_BYTES) * BLOCK_BYTES;
+    if (isExtension) await this.#extend(flag, { offsetBytes, sizeBytes });
+    else this.#add(block, path, type, { offsetBytes, sizeBytes });
+    return offsetBytes + Math.ceil(sizeBytes / BLOCK_BYTES) * BLOCK_BYTES;
   }
 
   /** A header that belongs to the next one: a pax header or one of GNU's long names. */
   async #extend(type: string, span: FileSpan): Promise<void> {
     if (span.sizeBytes > MAX_HEADER_BYTES) throw invalid('a header is too large', span.offsetBytes);
     const bytes = await readWhole(this.#handle, span);
-    if (type === 'L') this.#longName = textField(bytes, 0, bytes.length);
-    else if (type === 'K') this.#longLink = textField(bytes, 0, bytes.length);
+    const text = () => textField(bytes, 0, bytes.length);
+    if (type === 'L') this.#long = { ...this.#long, path: text() };
+    else if (type === 'K') this.#long = { ...this.#long, linkPath: text() };
     else if (!this.#pax.add(bytes, type === 'g')) {
       throw invalid('a pax header is malformed', span.offsetBytes);
     }
@@ -148,30 +158,22 @@ class Indexer {
     }
   }
 
-  #add(block: Buffer, type: string, span: FileSpan): void {
-    const name = cleanName(this.#pax.text('path') ?? this.#longName ?? ustarName(block));
-    const target = this.#pax.text('linkpath') ?? this.#longLink ?? textField(block, 157, 100);
+  #add(block: Buffer, path: string, type: MemberType | undefined, span: FileSpan): void {
+    const target = nameLink(block, this.#pax, this.#long);
     this.#pax.nextEntry();
-    this.#longName = undefined;
-    this.#longLink = undefined;
-    if (name.length > MAX_NAME || target.length > MAX_NAME) {
+    this.#long = {};
+    if (path.length > MAX_NAME || target.length > MAX_NAME) {
       throw invalid('a name is too long', span.offsetBytes);
     }
-    if (type === '0' || type === '\0' || type === '7')
-      this.#entries.set(name, { kind: 'file', ...span });
-    else if (type === '1') this.#entries.set(name, { kind: 'hardlink', target });
-    else if (type === '2') this.#entries.set(name, { kind: 'symlink', target });
+    const name = cleanName(path);
+    if (type === 'file') this.#entries.set(name, { kind: 'file', ...span });
+    else if (type === 'hardlink' || type === 'symlink') {
+      this.#entries.set(name, { kind: type, target });
+    }
     if (this.#entries.size > MAX_ARCHIVE_ENTRIES) {
       throw invalid('it has too many entries', span.offsetBytes);
     }
   }
-}
-
-/** POSIX splits long names in two; GNU, whose magic ends in a space, has other fields in place of the prefix. */
-function ustarName(block: Buffer): string {
-  const prefix = block.toString('latin1', 257, 263) === 'ustar\0' ? textField(block, 345, 155) : '';
-  const name = textField(block, 0, 100);
-  return prefix ? `${prefix}/${name}` : name;
 }
 
 function invalid(what: string, offsetBytes: number): VmforkError {

@@ -75,6 +75,21 @@ const TYPES: Readonly<Record<string, MemberType>> = {
 export const typeFlag = (block: Buffer): string =>
   block.toString('latin1', TYPE_OFFSET, TYPE_OFFSET + 1);
 
+/** The type of a member; undefined when it is none that is known. Old archives mark directories by their names. */
+export function memberType(flag: string, path: string): MemberType | undefined {
+  const type = TYPES[flag];
+  return type === 'file' && path.endsWith('/') ? 'directory' : type;
+}
+
+/**
+ * Name and target of a member: GNU's long names win over PAX records, as in Go's archive/tar, which made most images and
+ * reads them, and both over the header block.
+ */
+export const namePath = (block: Buffer, pax: PaxRecords, long: LongNames): string =>
+  long.path ?? pax.text('path') ?? blockPath(block);
+export const nameLink = (block: Buffer, pax: PaxRecords, long: LongNames): string =>
+  long.linkPath ?? pax.text('linkpath') ?? textField(block, ...LINK);
+
 /** The size that a header block itself records, for extended headers. */
 export function recordedSize(block: Buffer, place: LayerPlace): number {
   return required(numberField(block, ...SIZE), 'size', place);
@@ -89,11 +104,10 @@ export function readMember(
   limits: RootfsLimits,
 ): TarMember {
   const flag = typeFlag(block);
-  const path = memberPath(block, pax, long);
+  const path = pax.text('GNU.sparse.name') ?? namePath(block, pax, long);
   const place = { ...where, name: path };
-  let type = TYPES[flag];
+  const type = memberType(flag, path);
   if (!type) throw invalidLayer(place, `type ${JSON.stringify(flag)} is not supported`);
-  if (type === 'file' && path.endsWith('/')) type = 'directory';
   const storedBytes = type === 'file' ? paxOr(pax, 'size', block, SIZE, place) : 0;
   const isDevice = type === 'char' || type === 'block';
   const isLink = type === 'hardlink' || type === 'symlink';
@@ -101,7 +115,7 @@ export function readMember(
     place,
     type,
     path,
-    linkPath: isLink ? (long.linkPath ?? pax.text('linkpath') ?? textField(block, ...LINK)) : '',
+    linkPath: isLink ? nameLink(block, pax, long) : '',
     mode: required(numberField(block, ...MODE), 'mode', place) & PERMISSION_BITS,
     uid: within(paxOr(pax, 'uid', block, UID, place), MAX_ID, 'uid', place),
     gid: within(paxOr(pax, 'gid', block, GID, place), MAX_ID, 'gid', place),
@@ -118,9 +132,8 @@ export function readMember(
   return member;
 }
 
-function memberPath(block: Buffer, pax: PaxRecords, long: LongNames): string {
-  const given = pax.text('GNU.sparse.name') ?? long.path ?? pax.text('path');
-  if (given !== undefined) return given;
+/** POSIX splits long names in two; GNU, whose magic ends in a space, has other fields in place of the prefix. */
+function blockPath(block: Buffer): string {
   const name = textField(block, ...NAME);
   const magic = block.toString('latin1', MAGIC[0], MAGIC[0] + MAGIC[1]);
   const prefix = magic === USTAR ? textField(block, ...PREFIX) : '';

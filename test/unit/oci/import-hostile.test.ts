@@ -1,10 +1,13 @@
 // Folders and archives made to do harm: an import refuses them with a typed error and keeps nothing of them.
 
-import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { afterAll, describe, expect, test, vi } from 'vitest';
+import { readWhole, TarArchive } from '#src/oci/archive.js';
 import { ImageStore } from '#src/oci/store.js';
 import { digestOf, makeLayout, run, Scratch } from '../../helpers/oci/images.js';
 import { archive, paxMember } from './rootfs/tar-maker.js';
+import { withImage } from './rootfs/trees.js';
 
 // Other processes take part, which a busy machine may keep waiting.
 vi.setConfig({ testTimeout: 30_000 });
@@ -26,6 +29,39 @@ async function failureOf(path: string): Promise<unknown> {
 }
 
 describe('archives', () => {
+  test.each([
+    ['K', 'L'],
+    ['L', 'K'],
+  ])('are read by the names that the reader of layers sees (%s, %s)', async (...order) => {
+    const texts: Record<string, string> = { L: 'gnu', K: 'gnu-target' };
+    const longs = order.map((type) => ({ type, content: `${texts[type]}\0` }));
+    const records = { path: 'pax', linkpath: 'pax-target' };
+    const path = scratch.file('names.tar');
+    const tar = archive(
+      ...longs,
+      { type: '2', link: 'block-target', name: 'block', pax: records },
+      { name: 'gnu-target', content: 'gnu' },
+      { name: 'pax-target', content: 'PAX' },
+      // A size without content: directories and links have none.
+      { type: '5', name: 'folder', size: 512 },
+      { type: '1', name: 'hard', link: 'gnu-target', size: 99_999 },
+      { name: 'last', content: 'last' },
+    );
+    writeFileSync(path, tar);
+    await using handle = await open(path);
+    const found = await TarArchive.read(handle);
+    const contentOf = async (name: string) => {
+      const span = found.find(name);
+      return span && (await readWhole(handle, span)).toString();
+    };
+    expect(await contentOf('gnu')).toBe('gnu');
+    expect(await contentOf('pax')).toBeUndefined();
+    expect(await contentOf('hard')).toBe('gnu');
+    expect(await contentOf('last')).toBe('last');
+    const listing = await withImage([tar], (root) => readlinkSync(`${root}/gnu`));
+    expect(listing).toBe('gnu-target');
+  });
+
   const long = 'c'.repeat(600 * 1024);
   test.each([
     ['for one entry', paxMember('x', { comment: long }), 2],
