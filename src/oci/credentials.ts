@@ -22,22 +22,18 @@ const MAX_HELPER_BYTES = 64 * 1024;
 /** What a helper says as user name when the secret is an identity token (docker-credential-helpers). */
 const TOKEN_USER = '<token>';
 
-const text = v.optional(v.string(), '');
+// A member that is null is one that is not there, as for Docker.
+const text = v.nullish(v.string(), '');
+const ENTRY = v.object({
+  auth: text,
+  username: text,
+  password: text,
+  identitytoken: text,
+  registrytoken: text,
+});
 const CONFIG = v.object({
-  auths: v.optional(
-    v.record(
-      v.string(),
-      v.object({
-        auth: text,
-        username: text,
-        password: text,
-        identitytoken: text,
-        registrytoken: text,
-      }),
-    ),
-    {},
-  ),
-  credHelpers: v.optional(v.record(v.string(), v.string()), {}),
+  auths: v.nullish(v.record(v.string(), v.nullish(ENTRY, {})), {}),
+  credHelpers: v.nullish(v.record(v.string(), v.string()), {}),
   credsStore: text,
 });
 const HELPER_ANSWER = v.object({ Username: text, Secret: v.string() });
@@ -91,8 +87,10 @@ function fromFile(config: DockerConfig, registry: string): Credentials | undefin
 
 /** The registry that a key of config.json stands for: a host, or an address with scheme and path. */
 function hostOf(key: string): string {
-  const host = key.replace(/^https?:\/\//, '').replace(/\/.*$/, '');
-  return host === 'index.docker.io' || host === 'registry-1.docker.io' ? HUB : host;
+  const [host = '', path = ''] = key.replace(/^https?:\/\//, '').split(/\/(.*)/s);
+  if (host !== HUB && host !== 'index.docker.io' && host !== 'registry-1.docker.io') return host;
+  // Docker keeps tokens for its own account beside, e.g. under https://index.docker.io/v1/access-token.
+  return /^(v[12]\/?)?$/.test(path) ? HUB : key;
 }
 
 /** Asks `docker-credential-NAME get` for the secret of a server. Undefined: it has none. */
