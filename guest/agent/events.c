@@ -39,6 +39,7 @@ static bool add(int fd, uint32_t events, uint32_t token) {
 void events_init(void) {
   sigset_t all, child;
   sigfillset(&all);
+  sigdelset(&all, SIGBUS);  // identity_file.c handles it: a blocked one would end the agent
   sigprocmask(SIG_SETMASK, &all, NULL);
   sigemptyset(&child);
   sigaddset(&child, SIGCHLD);

@@ -1,13 +1,12 @@
 // The identity files lie on memory-backed filesystems and are mapped shared, so a new identity is a
-// few stores: user mode runs natively even where the guest kernel is interpreted. System calls of a
-// RESUME: two ioctls for entropy, clock_settime, sethostname, one ioctl for the context id.
+// few stores (identity_file.h). System calls of a RESUME: two ioctls for entropy, clock_settime,
+// sethostname, one ioctl for the context id.
 #include "identity.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -17,6 +16,7 @@
 #include <linux/vm_sockets.h>
 
 #include "console.h"
+#include "identity_file.h"
 #include "link.h"
 
 #ifndef GRND_INSECURE
@@ -24,7 +24,6 @@
 #endif
 
 enum {
-  kPageBytes = 4096,
   kIdBytes = 16,
   kMachineIdBytes = 32,
   kBootIdBytes = 36,
@@ -32,13 +31,6 @@ enum {
   kEntropyMinBytes = 32,
   kEntropyMaxBytes = 256,
   kExtraHostsMaxBytes = 3 << 10,
-};
-
-struct identity_file {
-  const char* path;
-  int fd;
-  uint32_t length;
-  char* page;
 };
 
 enum { kMachineIdFile, kBootIdFile, kGenerationFile, kHostnameFile, kHostsFile, kFileCount };
@@ -76,6 +68,10 @@ static int random_fd = -1;
 static int vsock_fd = -1;
 static uint8_t boot_nonce[kNonceBytes];
 static uint8_t generation_now[kIdBytes];
+// What later files are to say: those of the machine may be changed by then.
+static char machine_id_now[kMachineIdBytes];
+static char hostname_now[kHostnameMaxBytes];
+static uint32_t hostname_now_length;
 static char extra_hosts[kExtraHostsMaxBytes];
 static uint32_t extra_hosts_length;
 
@@ -88,32 +84,12 @@ static void put_hex(char* to, const uint8_t* bytes, uint32_t count) {
   }
 }
 
-static bool make_file(struct identity_file* file, int directory) {
-  file->fd = openat(directory, file->path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (file->fd < 0 || ftruncate(file->fd, 1) < 0) return false;
-  void* page =
-      mmap(NULL, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, file->fd, 0);
-  if (page == MAP_FAILED) return false;
-  file->page = page;
-  file->length = 1;
-  return true;
+static bool store(int file, const char* text, uint32_t length) {
+  return identity_file_store(&files[file], text, length) &&
+         identity_file_store(&twins[file], text, length);
 }
 
-// The size changes only with the length of the host name; stores behind the end do not count, so
-// the file grows first.
-static bool store_one(struct identity_file* file, const char* text, uint32_t length) {
-  if (length != file->length && ftruncate(file->fd, length) < 0) return false;
-  memcpy(file->page, text, length);
-  file->length = length;
-  return true;
-}
-
-static bool store(struct identity_file* file, const char* text, uint32_t length) {
-  struct identity_file* twin = &twins[file - files];
-  return store_one(file, text, length) && (!twin->page || store_one(twin, text, length));
-}
-
-static bool store_line(struct identity_file* file, const char* text, uint32_t length) {
+static bool store_line(int file, const char* text, uint32_t length) {
   char line[kHostnameMaxBytes + 1];
   memcpy(line, text, length);
   line[length] = '\n';
@@ -124,33 +100,38 @@ static bool store_generation(const uint8_t* generation) {
   char text[2 * kIdBytes];
   put_hex(text, generation, kIdBytes);
   memcpy(generation_now, generation, kIdBytes);
-  return store_line(&files[kGenerationFile], text, sizeof text);
+  return store_line(kGenerationFile, text, sizeof text);
 }
 
-static bool store_hosts(const char* hostname, uint32_t length) {
+static bool store_hosts(void) {
+  const uint32_t length = hostname_now_length;
   static const char kHosts[] = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 ";
   char text[sizeof kHosts + kHostnameMaxBytes + 1 + sizeof extra_hosts];
   memcpy(text, kHosts, sizeof kHosts - 1);
-  memcpy(text + sizeof kHosts - 1, hostname, length);
+  memcpy(text + sizeof kHosts - 1, hostname_now, length);
   text[sizeof kHosts - 1 + length] = '\n';
   memcpy(text + sizeof kHosts + length, extra_hosts, extra_hosts_length);
-  return store(&files[kHostsFile], text, (uint32_t)(sizeof kHosts + length + extra_hosts_length));
+  return store(kHostsFile, text, (uint32_t)(sizeof kHosts + length + extra_hosts_length));
 }
 
 bool identity_extra_hosts(const char* text, uint32_t length) {
-  const struct identity_file* name = &files[kHostnameFile];
   if (length > sizeof extra_hosts) return false;
   memcpy(extra_hosts, text, length);
   extra_hosts_length = length;
-  return store_hosts(name->page, name->length - 1);
+  return store_hosts();
+}
+
+static bool store_names(void) {
+  return store_line(kMachineIdFile, machine_id_now, kMachineIdBytes) &&
+         store_line(kHostnameFile, hostname_now, hostname_now_length) && store_hosts();
 }
 
 static bool store_files(const struct identity* identity) {
-  return store_line(&files[kMachineIdFile], identity->machine_id, kMachineIdBytes) &&
-         store_line(&files[kBootIdFile], identity->boot_id, kBootIdBytes) &&
-         store_generation(identity->generation) &&
-         store_line(&files[kHostnameFile], identity->hostname, identity->hostname_length) &&
-         store_hosts(identity->hostname, identity->hostname_length);
+  memcpy(machine_id_now, identity->machine_id, kMachineIdBytes);
+  memcpy(hostname_now, identity->hostname, identity->hostname_length);
+  hostname_now_length = identity->hostname_length;
+  return store_names() && store_line(kBootIdFile, identity->boot_id, kBootIdBytes) &&
+         store_generation(identity->generation);
 }
 
 // RFC 4122 version 4, in the kernel's spelling.
@@ -196,29 +177,19 @@ void identity_init(int root_fd, bool kernel) {
     if (random_fd < 0) fatal("/dev/urandom", errno);
     vsock_fd = open("/dev/vsock", O_RDONLY | O_CLOEXEC);
   }
+  identity_file_init();
   mkdirat(root_fd, "run/vmfork", 0755);
   for (int i = 0; i < kFileCount; i++) {
-    if (!make_file(&files[i], root_fd)) fatal(files[i].path, errno);
+    if (!identity_file_make(&files[i], root_fd)) fatal(files[i].path, errno);
   }
   first_identity();
 }
 
-static void forget(struct identity_file* file) {
-  if (file->page) munmap(file->page, kPageBytes);
-  if (file->path && file->fd > 0) close(file->fd);
-  file->page = NULL;
-  file->fd = -1;
-}
-
 bool identity_share(int directory) {
   for (int i = 0; i < kFileCount; i++) {
-    struct identity_file* twin = &twins[i];
-    if (!twin->path) continue;
-    forget(twin);
-    if (!make_file(twin, directory)) return false;
-    if (!store_one(twin, files[i].page, files[i].length)) return false;
+    if (twins[i].path && !identity_file_make(&twins[i], directory)) return false;
   }
-  return true;
+  return store_names();
 }
 
 const uint8_t* identity_boot_nonce(void) { return boot_nonce; }
@@ -226,10 +197,8 @@ const uint8_t* identity_generation(void) { return generation_now; }
 
 void identity_touch(void) {
   for (int i = 0; i < kFileCount; i++) {
-    volatile char* page = files[i].page;
-    volatile char* twin = twins[i].page;
-    page[0] = page[0];
-    if (twin) twin[0] = twin[0];
+    identity_file_touch(&files[i]);
+    identity_file_touch(&twins[i]);
   }
 }
 

@@ -15,7 +15,8 @@ void identity_init(int root_fd, bool kernel);
 // Both kNonceBytes long.
 const uint8_t* identity_boot_nonce(void);
 const uint8_t* identity_generation(void);
-// Writes to every page that applying an identity writes to, so that it is mapped in the clones.
+// Lets go of files that were changed, and writes to every page that applying an identity writes to,
+// so that it is mapped in the clones.
 void identity_touch(void);
 // Applies the payload of RESUME; answers ERROR itself and returns false when a step fails.
 bool identity_apply(uint8_t* payload, uint32_t length);

@@ -87,7 +87,7 @@ static bool became_user(const struct spawn* spawn) {
 }
 
 // Only 0, 1 and 2 reach the program: every other descriptor of the agent is close-on-exec. No
-// disposition needs a reset, because the agent blocks signals and handles none.
+// disposition needs a reset: execve() undoes the agent's only handler.
 static const char* take_descriptors(const struct spawn* spawn) {
   for (int fd = 0; fd < 3; fd++) {
     if (dup2(spawn->fds[fd], fd) < 0) return "pipe";

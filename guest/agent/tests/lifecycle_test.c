@@ -84,6 +84,43 @@ static void a_fork_becomes_itself(void) {
   peer_stop(peer);
 }
 
+static void change(const struct peer* peer, const char* name, const char* mode, const char* text) {
+  char path[128];
+  snprintf(path, sizeof path, "%s/%s", peer->root, name);
+  FILE* file = fopen(path, mode);
+  CHECK(file && fputs(text, file) >= 0 && fclose(file) == 0);
+}
+
+// Before the agent comes to rest and while it rests; names of the usual length and another.
+static void files_that_somebody_changed_are_left_to_them(void) {
+  static const char kOwnHosts[] = "127.0.0.1 own-name\n::1 a-line-that-is-longer-than-the-agents\n";
+  static const char* const kNames[] = {"vmfork-0000002a", "another-length"};
+  for (int at_rest = 0; at_rest < 2; at_rest++) {
+    for (size_t i = 0; i < 2; i++) {
+      struct peer* peer = peer_start();
+      if (at_rest) quiesce(peer);
+      change(peer, "etc/machine-id", "w", "");
+      change(peer, "etc/hosts", "w", kOwnHosts);
+      change(peer, "etc/hostname", "r+", "VMFORK");
+      change(peer, "run/vmfork/boot_id", "w", "short\n");
+      if (!at_rest) quiesce(peer);
+      for (int round = 0; round < 2; round++) {
+        resume(peer, kNames[i], 0);
+        CHECK(peer_expect(peer, kResumed, 0));
+        CHECK(file_holds(peer, "etc/machine-id", ""));
+        CHECK(file_holds(peer, "etc/hosts", kOwnHosts));
+        CHECK(file_holds(peer, "etc/hostname", "VMFORK-00000000\n"));
+        CHECK(file_holds(peer, "run/vmfork/boot_id", "short\n"));
+        CHECK(file_holds(peer, "run/vmfork/generation", "abcd0000000000000000000000000000\n"));
+        quiesce(peer);
+      }
+      resume(peer, kNames[i], 0);
+      CHECK(peer_expect(peer, kResumed, 0));
+      peer_stop(peer);
+    }
+  }
+}
+
 static void an_incomplete_identity_is_refused_and_the_agent_stays_frozen(void) {
   struct peer* peer = peer_start();
   quiesce(peer);
@@ -177,6 +214,7 @@ static void anything_but_resume_ends_a_frozen_agent(void) {
 void lifecycle_tests(void) {
   TEST(hello_tells_what_the_document_promises);
   TEST(a_fork_becomes_itself);
+  TEST(files_that_somebody_changed_are_left_to_them);
   TEST(an_incomplete_identity_is_refused_and_the_agent_stays_frozen);
   TEST(a_first_command_rides_behind_resume);
   TEST(a_frozen_agent_is_silent_and_its_commands_go_on_when_thawed);
