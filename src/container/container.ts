@@ -1,11 +1,14 @@
 // A container: the main process that was started in a machine's root filesystem, and what can be done with it while it runs.
 
+import { VmforkError } from '../errors.js';
 import type { Command, ExitStatus } from '../exec/command.js';
 import type { Machine } from '../kvm/machine.js';
 import { exitCodeOf, stopMain } from './process.js';
 import type { ProcessSpec } from './spec.js';
 
 const DEFAULT_GRACE_MS = 10_000;
+/** What a main process is killed for from outside, unlike one that did not start or whose machine was reset. */
+const CUT_OFF: readonly string[] = ['VMF_TIMEOUT', 'VMF_ABORTED', 'VMF_OUTPUT_LIMIT'];
 
 /** How a container ended. */
 export interface ContainerExit {
@@ -45,7 +48,7 @@ export class Container {
   /**
    * Resolves when the main process has ended and, unless it is kept, the machine is gone. Rejects with
    * `VMF_COMMAND_NOT_FOUND` or `VMF_COMMAND_FAILED_TO_START` when it did not start (the machine stays), else as
-   * `command.exited` does.
+   * `command.exited` does; one that was cut off takes its machine along, too.
    */
   get exited(): Promise<ContainerExit> {
     return this.#exited;
@@ -61,6 +64,10 @@ export class Container {
     let status: ExitStatus;
     try {
       status = await this.main.exited;
+    } catch (error) {
+      const isCutOff = VmforkError.is(error) && CUT_OFF.includes(error.code);
+      if (isCutOff && !keep) await this.#machine.destroy();
+      throw error;
     } finally {
       this.#over = true;
     }

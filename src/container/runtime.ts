@@ -136,7 +136,12 @@ export class ContainerRuntime {
       return main;
     };
     const execOptions = { stdin, maxBuffer, encoding, signal, timeoutMs, pty, stderr };
-    const result = await execute(start, spec.argv, execOptions as ExecOptions);
+    const result = await execute(start, spec.argv, execOptions as ExecOptions).catch(
+      async (error) => {
+        await container?.exited.catch(() => {}); // It is this error, and the machine is gone by then.
+        throw error;
+      },
+    );
     const exit = await (container as unknown as Container).exited;
     const { argv, stdout, stderr: errors, durationMs } = result as ExecResult<string>;
     return { ...exit, argv, stdout, stderr: errors, durationMs };

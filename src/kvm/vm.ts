@@ -195,7 +195,7 @@ export abstract class Vm extends EventEmitter<VmEvents> {
 
   /**
    * {@link start}, and waits for the end: resolves with exit code and output. Rejects as `exec()` does; a container that
-   * was cut off has been killed.
+   * was cut off has been killed and, unless `keep` was given, its machine destroyed.
    */
   run(options: RunOptions & { encoding: 'buffer' }): Promise<RunResult<Buffer>>;
   run(options?: RunOptions): Promise<RunResult<string>>;

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { RunOptions, RunResult, Snapshot } from 'vmfork';
 import { busyboxRootfs, untilLine, warmedSnapshot } from '../helpers/images.js';
+import { destroyAll } from '../helpers/kvm.js';
 
 // Docker's fourteen: moby/profiles/capabilities, DefaultCapabilities.
 const DEFAULT_CAPABILITIES = '00000000a80425fb';
@@ -206,10 +207,34 @@ test('what the kernel killed for want of memory is told', async () => {
   expect(result).toMatchObject({ exitCode: SIGKILL_CODE, signal: 'SIGKILL', oomKilled: true });
 });
 
-test('limits kill it, and a terminal is one', async () => {
+test('one that is cut off takes its machine along, unless it is kept', async () => {
+  const endless = { entrypoint: ['sh', '-c', 'while :; do echo more; done'], argv: [] };
+  const abort = new AbortController();
+  const cuts: [string, RunOptions][] = [
+    ['VMF_TIMEOUT', { timeoutMs: 500, maxBuffer: 2 ** 30 }],
+    ['VMF_ABORTED', { signal: abort.signal, maxBuffer: 2 ** 30 }],
+    ['VMF_OUTPUT_LIMIT', { maxBuffer: 100 }],
+  ];
+  const clones = await snapshot.fork({ count: 2 * cuts.length });
+  const ends = clones.map(async (clone, index) => {
+    const [code, limits] = cuts[index >> 1] as (typeof cuts)[number];
+    const cutOff = clone.run({ ...endless, ...limits, keep: index % 2 === 1 });
+    if (limits.signal) clone.container?.main.once('spawn', () => abort.abort());
+    await expect(cutOff).rejects.toMatchObject({ code });
+    return clone.state;
+  });
+  expect(await Promise.all(ends)).toEqual(cuts.flatMap(() => ['destroyed', 'running']));
+  await destroyAll(clones);
+});
+
+test('one that is cut off while it is streamed takes its machine along, too', async () => {
   await using clone = await snapshot.fork();
-  const timedOut = clone.run({ entrypoint: ['sleep', '1000'], timeoutMs: 500, keep: true });
-  await expect(timedOut).rejects.toMatchObject({ code: 'VMF_TIMEOUT' });
+  const container = clone.start({ entrypoint: ['sleep', '1000'], timeoutMs: 500 });
+  await expect(container.exited).rejects.toMatchObject({ code: 'VMF_TIMEOUT' });
+  expect(clone.state).toBe('destroyed');
+});
+
+test('a terminal is one', async () => {
   const { stdout } = await shell('tty; stty size; echo $TERM', {
     pty: { columns: 91, rows: 33 },
   });
