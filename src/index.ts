@@ -1,5 +1,6 @@
 // vmfork: boot a Linux guest on KVM once, then fork it. This is the whole public surface.
 
+export type { ByteString } from './byte-string.js';
 export type { AttachOptions, Rootfs } from './container/attach.js';
 export { Container, type ContainerExit } from './container/container.js';
 export type { RunConfig } from './container/merge-config.js';

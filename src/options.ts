@@ -5,6 +5,7 @@ import { isIP } from 'node:net';
 import { isAbsolute } from 'node:path';
 import type { Readable } from 'node:stream';
 import { inspect } from 'node:util';
+import { type ByteString, isAbsolutePath, isByteString } from './byte-string.js';
 import { VmforkError } from './errors.js';
 import type { CloneScope } from './kvm/scope.js';
 import type { OnBudget } from './memshare/budget.js';
@@ -12,10 +13,10 @@ import type { WaitOptions } from './waiting.js';
 
 /** Options of `vm.spawn()`. */
 export interface SpawnOptions extends WaitOptions {
-  /** The whole environment of the command. Default: PATH and HOME, with a pty also TERM. */
-  env?: Record<string, string> | undefined;
+  /** The whole environment of the command; names are text. Default: PATH and HOME, with a pty also TERM. */
+  env?: Readonly<Record<string, ByteString>> | undefined;
   /** Working directory in the guest. Default `/`. */
-  cwd?: string | undefined;
+  cwd?: ByteString | undefined;
   /**
    * Where it runs. Default: in the container when one is running, with its environment (`env` adds to it), directory, user
    * and privileges; else in the guest beside it.
@@ -137,9 +138,9 @@ export interface ForkPayload {
   /** The fork point. Default that of the process that has waited longest. */
   name?: string | undefined;
   /** Arguments. Default none. */
-  argv?: readonly string[] | undefined;
-  /** Environment variables. Default none. */
-  env?: Record<string, string> | undefined;
+  argv?: readonly ByteString[] | undefined;
+  /** Environment variables; names are text. Default none. */
+  env?: Readonly<Record<string, ByteString>> | undefined;
   /** Any bytes. Default none. */
   data?: string | Uint8Array | undefined;
 }
@@ -183,11 +184,13 @@ export const WAIT_OPTIONS: Rules = {
   timeoutMs,
 };
 
-const env = object('an object of strings, names without = and NUL', (value) =>
-  Object.entries(value).every(
-    ([name, content]) =>
-      isText(name) && !name.includes('=') && typeof content === 'string' && !content.includes('\0'),
-  ),
+export const ENV = object(
+  'an object of strings or Uint8Arrays without NUL, names without =',
+  (value) =>
+    !Array.isArray(value) &&
+    Object.entries(value).every(
+      ([name, content]) => isText(name) && !name.includes('=') && isByteString(content),
+    ),
 );
 const pty: Rule = {
   accepts: 'a boolean or { columns, rows } of 1 to 65535',
@@ -196,8 +199,11 @@ const pty: Rule = {
 
 const COMMAND_OPTIONS: Rules = {
   ...WAIT_OPTIONS,
-  env,
-  cwd: text(),
+  env: ENV,
+  cwd: {
+    accepts: 'a non-empty string or Uint8Array without NUL',
+    test: (value) => isByteString(value) && value.length > 0,
+  },
   in: oneOf('container', 'guest'),
   user: text(),
   uid: integer(0, U32_MAX - 1),
@@ -310,17 +316,16 @@ export function checkOptions(call: string, rules: Rules, options: object): void 
 }
 
 /** Refuses a value that is no command line. */
-export function checkArgv(argv: readonly string[]): void {
-  const good =
-    Array.isArray(argv) &&
-    isText(argv[0]) &&
-    argv.every((argument) => typeof argument === 'string' && !argument.includes('\0'));
-  if (!good) throw wrongOption('argv', 'a non-empty array of strings without NUL', argv);
+export function checkArgv(argv: readonly ByteString[]): void {
+  const good = Array.isArray(argv) && argv.every(isByteString) && Boolean(argv[0]?.length);
+  if (!good) {
+    throw wrongOption('argv', 'a non-empty array of strings or Uint8Arrays without NUL', argv);
+  }
 }
 
 /** Refuses a path that the agent would. */
-export function checkGuestPath(call: string, path: string): void {
-  if (!isText(path) || !isAbsolute(path)) {
+export function checkGuestPath(call: string, path: ByteString): void {
+  if (!isAbsolutePath(path)) {
     throw wrongOption(`path of ${call}()`, 'an absolute path without NUL', path);
   }
 }
@@ -366,12 +371,12 @@ function isText(value: unknown): boolean {
 }
 
 function isPayload(value: object): boolean {
-  const { name, argv = [], env: variables = {}, data = '', ...unknown } = value as ForkPayload;
+  const { name, argv = [], env = {}, data = '', ...unknown } = value as ForkPayload;
   return (
     (name === undefined || forkPointName.test(name)) &&
     Array.isArray(argv) &&
-    argv.every((argument) => typeof argument === 'string' && !argument.includes('\0')) &&
-    env.test(variables) &&
+    argv.every(isByteString) &&
+    ENV.test(env) &&
     (typeof data === 'string' || data instanceof Uint8Array) &&
     Object.keys(unknown).length === 0
   );

@@ -2,6 +2,7 @@
 
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { type ByteString, textOf } from '../byte-string.js';
 import { VmforkError } from '../errors.js';
 import type { Command } from '../exec/command.js';
 import type { Session } from '../exec/session.js';
@@ -17,7 +18,7 @@ const MAX_MESSAGE_BYTES = 4096;
  */
 export async function copyIn(
   session: Session,
-  path: string,
+  path: ByteString,
   tar: Readable | AsyncIterable<Uint8Array>,
   limits: WaitOptions = {},
 ): Promise<void> {
@@ -36,12 +37,14 @@ export async function copyIn(
 }
 
 /** A tar stream of a file or directory of the container, named by its last part. It fails with `VMF_GUEST_FILE`. */
-export function copyOut(session: Session, path: string, limits: WaitOptions = {}): Readable {
+export function copyOut(session: Session, path: ByteString, limits: WaitOptions = {}): Readable {
   checkGuestPath('copyOut', path);
   throwIfAborted('copyOut', limits.signal);
-  const slash = path.replace(/\/+$/, '').lastIndexOf('/');
-  const directory = path.slice(0, slash) || '/';
-  const name = path.slice(slash + 1).replace(/\/+$/, '') || '.';
+  // One character a byte.
+  const whole = Buffer.from(path).toString('latin1').replace(/\/+$/, '');
+  const slash = whole.lastIndexOf('/');
+  const directory = Buffer.from(whole.slice(0, slash) || '/', 'latin1');
+  const name = Buffer.from(whole.slice(slash + 1) || '.', 'latin1');
   const argv = ['tar', '-c', '-f', '-', '-C', directory, '--', name];
   const command = startTool(session, argv, { ...limits, stdin: 'ignore' });
   const problem = messages(command);
@@ -60,11 +63,15 @@ function messages(command: Command): () => string {
   return () => text.trim();
 }
 
-async function succeeded(command: Command, path: string, problem: () => string): Promise<void> {
+async function succeeded(command: Command, path: ByteString, problem: () => string): Promise<void> {
   const { exitCode, signal } = await command.exited;
   if (exitCode === 0) return;
   const end = signal ?? `exit code ${exitCode}`;
-  throw new VmforkError('VMF_GUEST_FILE', [path, end, problem()].filter(Boolean).join(': '), {
-    operation: 'tar',
-  });
+  throw new VmforkError(
+    'VMF_GUEST_FILE',
+    [textOf(path), end, problem()].filter(Boolean).join(': '),
+    {
+      operation: 'tar',
+    },
+  );
 }

@@ -1,6 +1,7 @@
 // What an image's config and the caller's options mean together, by the rules of `docker run`.
 
 import { isAbsolute, posix } from 'node:path';
+import { type ByteString, variable } from '../byte-string.js';
 import { VmforkError } from '../errors.js';
 import { signalNumber } from '../exec/signals.js';
 import { checkOptions } from '../options.js';
@@ -63,12 +64,12 @@ export function mergeConfig(
 }
 
 /** A given entrypoint replaces the image's and its Cmd; given arguments replace the Cmd alone. */
-function mergeArgv(config: RunConfig, options: ContainerOptions): string[] {
+function mergeArgv(config: RunConfig, options: ContainerOptions): ByteString[] {
   const entrypoint = options.entrypoint ?? config.Entrypoint ?? [];
   const own = options.argv && options.argv.length > 0 ? options.argv : undefined;
   const rest = own ?? (options.entrypoint ? [] : (config.Cmd ?? []));
   const argv = [...entrypoint, ...rest];
-  if (argv.length === 0 || argv[0] === '') {
+  if (!argv[0]?.length) {
     throw new VmforkError('VMF_OPTIONS', 'argv must be given: the image names no command');
   }
   return argv;
@@ -77,10 +78,10 @@ function mergeArgv(config: RunConfig, options: ContainerOptions): string[] {
 /** Later ones win; what the machine adds comes first, so that image and caller can replace it. */
 function mergeEnv(
   image: readonly string[],
-  own: Readonly<Record<string, string>>,
+  own: Readonly<Record<string, ByteString>>,
   { pty }: RunContext,
-): string[] {
-  const merged = new Map<string, string>([['PATH', DEFAULT_PATH]]);
+): ByteString[] {
+  const merged = new Map<string, ByteString>([['PATH', DEFAULT_PATH]]);
   if (pty) merged.set('TERM', 'xterm');
   for (const line of image) {
     const sign = line.indexOf('=');
@@ -88,7 +89,7 @@ function mergeEnv(
     if (sign > 0) merged.set(line.slice(0, sign), line.slice(sign + 1));
   }
   for (const [name, value] of Object.entries(own)) merged.set(name, value);
-  return [...merged].map(([name, value]) => `${name}=${value}`);
+  return [...merged].map(([name, value]) => variable(name, value));
 }
 
 function workingDirectory(path: string | undefined): string {

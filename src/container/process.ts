@@ -1,5 +1,6 @@
 // Processes of a container: the main one, further ones that join it, and tools of the agent's side.
 
+import { type ByteString, splitVariable } from '../byte-string.js';
 import { Command, type ExitStatus } from '../exec/command.js';
 import type { Session } from '../exec/session.js';
 import { signalNumber } from '../exec/signals.js';
@@ -12,8 +13,8 @@ export type StreamOptions = Pick<SpawnOptions, 'pty' | 'stdin' | 'stderr' | 'sig
 
 /** What a further process may differ in from the main one. */
 export interface JoinOptions extends StreamOptions {
-  env?: Readonly<Record<string, string>> | undefined;
-  cwd?: string | undefined;
+  env?: Readonly<Record<string, ByteString>> | undefined;
+  cwd?: ByteString | undefined;
   user?: string | undefined;
   privileged?: boolean | undefined;
 }
@@ -21,12 +22,8 @@ export interface JoinOptions extends StreamOptions {
 const SIGNAL_BASE = 128;
 
 /** HOSTNAME is the machine's, not what it was when a container was frozen, unless image or caller have set it. */
-function environment(lines: readonly string[], hostname: string): Record<string, string> {
-  const own = lines.map((line) => {
-    const sign = line.indexOf('=');
-    return [line.slice(0, sign), line.slice(sign + 1)];
-  });
-  return { HOSTNAME: hostname, ...Object.fromEntries(own) };
+function environment(entries: readonly ByteString[], hostname: string): Record<string, ByteString> {
+  return { HOSTNAME: hostname, ...Object.fromEntries(entries.map(splitVariable)) };
 }
 
 /** Starts the main process; the container ends with it. */
@@ -43,7 +40,7 @@ export function startMain(
 /** Starts a further process in the namespaces of the main one, with its environment, directory and user. */
 export function startInside(
   session: Session,
-  argv: readonly string[],
+  argv: readonly ByteString[],
   main: ProcessSpec,
   hostname: string,
   { env, cwd, user, privileged, ...streams }: JoinOptions = {},
@@ -60,7 +57,7 @@ export function startInside(
 /** Takes over the main process that was started in the template: its output from now on, and its end. */
 export function adoptMain(
   session: Session,
-  argv: readonly string[],
+  argv: readonly ByteString[],
   streams: StreamOptions = {},
 ): Command {
   return new Command(session, argv, streams, { adopt: true });
@@ -69,7 +66,7 @@ export function adoptMain(
 /** Starts a program of the built-in userland with the container's root as its own; it needs no main process. */
 export function startTool(
   session: Session,
-  argv: readonly string[],
+  argv: readonly ByteString[],
   streams: StreamOptions = {},
 ): Command {
   return new Command(session, argv, { ...streams, env: {} }, { items: toolItems() });

@@ -2,6 +2,7 @@
 // both. Handed on to clones through the snapshot.
 
 import type { Readable } from 'node:stream';
+import type { ByteString } from '../byte-string.js';
 import { VmforkError } from '../errors.js';
 import { Command } from '../exec/command.js';
 import { type ExecResult, execute } from '../exec/exec.js';
@@ -40,7 +41,7 @@ export interface RunOptions
 
 /** What a container did. */
 export interface RunResult<T extends string | Buffer = string> extends ContainerExit {
-  argv: readonly string[];
+  argv: readonly ByteString[];
   stdout: T;
   /** Empty with a pty. */
   stderr: T;
@@ -148,7 +149,7 @@ export class ContainerRuntime {
   }
 
   /** A command of `vm.spawn()` and `vm.exec()`: in the container when one runs and nothing else is asked for. */
-  spawn(argv: readonly string[], options: SpawnOptions): Command {
+  spawn(argv: readonly ByteString[], options: SpawnOptions): Command {
     const { in: where, user, ...rest } = options;
     const spec = this.#runningMain;
     if (where === 'container' && !spec) {
@@ -167,14 +168,14 @@ export class ContainerRuntime {
   }
 
   copyIn(
-    path: string,
+    path: ByteString,
     tar: Readable | AsyncIterable<Uint8Array>,
     limits: WaitOptions,
   ): Promise<void> {
     return copyIn(this.#machine.sessionFor('copyIn'), path, tar, limits);
   }
 
-  copyOut(path: string, limits: WaitOptions): Readable {
+  copyOut(path: ByteString, limits: WaitOptions): Readable {
     return copyOut(this.#machine.sessionFor('copyOut'), path, limits);
   }
 

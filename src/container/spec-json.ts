@@ -1,6 +1,7 @@
 // What a snapshot remembers of containers: as JSON beside its state, and hostile input when it is loaded.
 
 import * as v from 'valibot';
+import type { ByteString } from '../byte-string.js';
 import { VmforkError } from '../errors.js';
 import type { Attached } from './attach.js';
 import type { ProcessSpec } from './spec.js';
@@ -13,6 +14,16 @@ const text = v.pipe(
   v.check((value) => !value.includes('\0'), 'has a NUL'),
 );
 const words = v.pipe(v.array(text), v.maxLength(MAX_WORDS));
+// What is no text is written in base64.
+const bytes = v.union([
+  text,
+  v.pipe(
+    v.object({ base64: v.pipe(v.string(), v.base64()) }),
+    v.transform(({ base64 }) => Buffer.from(base64, 'base64')),
+    v.check((value) => !value.includes(0), 'has a NUL'),
+  ),
+]);
+const byteWords = v.pipe(v.array(bytes), v.maxLength(MAX_WORDS));
 const u64 = v.pipe(
   v.string(),
   v.regex(/^\d{1,20}$/),
@@ -32,9 +43,9 @@ const config = v.object({
 });
 
 const main = v.object({
-  argv: v.pipe(words, v.minLength(1)),
-  env: words,
-  cwd: text,
+  argv: v.pipe(byteWords, v.minLength(1)),
+  env: byteWords,
+  cwd: bytes,
   user: text,
   stopSignal: v.pipe(count, v.minValue(1), v.maxValue(64)),
   init: v.boolean(),
@@ -63,7 +74,10 @@ export interface Containment {
   readonly main: ProcessSpec | null;
 }
 
-/** As JSON can hold it: 64-bit numbers as decimal digits. */
+const bytesToJson = (value: ByteString) =>
+  typeof value === 'string' ? value : { base64: Buffer.from(value).toString('base64') };
+
+/** As JSON can hold it: 64-bit numbers as decimal digits, bytes that are no string in base64. */
 export function containmentToJson({ fixedDisks, rootfs, main: spec }: Containment): unknown {
   if (!spec) return { fixedDisks, rootfs, main: null };
   const { tmpfs: _tmpfs, volumes: _volumes, ...rest } = spec;
@@ -75,7 +89,14 @@ export function containmentToJson({ fixedDisks, rootfs, main: spec }: Containmen
   return {
     fixedDisks,
     rootfs,
-    main: { ...rest, capabilities: String(spec.capabilities), rlimits },
+    main: {
+      ...rest,
+      argv: spec.argv.map(bytesToJson),
+      env: spec.env.map(bytesToJson),
+      cwd: bytesToJson(spec.cwd),
+      capabilities: String(spec.capabilities),
+      rlimits,
+    },
   };
 }
 

@@ -1,19 +1,20 @@
 // A container's process as it is asked for, checked, and turned into what the agent is told.
 
 import { isAbsolute } from 'node:path';
-import type { Rules } from '../options.js';
+import { type ByteString, isAbsolutePath, isByteString } from '../byte-string.js';
+import { ENV, type Rules } from '../options.js';
 import { RLIMIT_NAMES, type RlimitValue } from './rlimits.js';
 
 /** How to run the main process of a container; each overrides what the image's config says. */
 export interface ContainerOptions {
   /** Program and arguments. Default: the image's Cmd; with an entrypoint, its arguments. */
-  argv?: readonly string[] | undefined;
+  argv?: readonly ByteString[] | undefined;
   /** Words before argv; an empty list means none. Given, the image's Cmd does not count. Default: the image's. */
-  entrypoint?: readonly string[] | undefined;
-  /** Variables added to the image's, by name. */
-  env?: Readonly<Record<string, string>> | undefined;
+  entrypoint?: readonly ByteString[] | undefined;
+  /** Variables added to the image's, by name; names are text. */
+  env?: Readonly<Record<string, ByteString>> | undefined;
   /** Working directory, absolute; made when it is missing. Default: the image's, else `/`. */
-  cwd?: string | undefined;
+  cwd?: ByteString | undefined;
   /** `name`, `uid`, `name:group` or `uid:gid`, looked up inside the image. Default: the image's, else root. */
   user?: string | undefined;
   /** Signal that asks it to stop, by name or number. Default: the image's, else SIGTERM. */
@@ -66,10 +67,10 @@ export interface Rlimit {
 
 /** Everything the agent needs to start a process of the container; nothing is left to look up but users and PATH. */
 export interface ProcessSpec {
-  argv: readonly string[];
+  argv: readonly ByteString[];
   /** `NAME=value`, each name once. */
-  env: readonly string[];
-  cwd: string;
+  env: readonly ByteString[];
+  cwd: ByteString;
   /** Empty: root. */
   user: string;
   /** A signal's number. */
@@ -96,8 +97,10 @@ export const MAX_MOUNTS = 32;
 const isText = (value: unknown): value is string =>
   typeof value === 'string' && !value.includes('\0');
 const isPath = (value: unknown): boolean => isText(value) && isAbsolute(value);
-const texts = (least: number) => (value: unknown) =>
-  Array.isArray(value) && value.length >= least && value.every(isText);
+const words = {
+  accepts: 'an array of strings or Uint8Arrays without NUL',
+  test: (value: unknown) => Array.isArray(value) && value.every(isByteString),
+};
 const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 const integer = (least: number, most: number) => ({
@@ -106,17 +109,11 @@ const integer = (least: number, most: number) => ({
     Number.isSafeInteger(value) && Number(value) >= least && Number(value) <= most,
 });
 const boolean = { accepts: 'a boolean', test: (value: unknown) => typeof value === 'boolean' };
-const capabilities = { accepts: 'an array of capability names', test: texts(0) };
+const capabilities = {
+  accepts: 'an array of capability names',
+  test: (value: unknown) => Array.isArray(value) && value.every(isText),
+};
 const MIB = 1024 * 1024;
-
-function isEnv(value: unknown): boolean {
-  return (
-    isRecord(value) &&
-    Object.entries(value).every(
-      ([name, content]) => name !== '' && isText(name) && !name.includes('=') && isText(content),
-    )
-  );
-}
 
 function isRlimit(value: unknown): boolean {
   const good = (limit: unknown) =>
@@ -128,10 +125,10 @@ function isRlimit(value: unknown): boolean {
 
 /** The options of `clone.run()`, for `checkOptions`. */
 export const CONTAINER_OPTIONS: Rules = {
-  argv: { accepts: 'an array of strings without NUL', test: texts(0) },
-  entrypoint: { accepts: 'an array of strings without NUL', test: texts(0) },
-  env: { accepts: 'an object of strings, names without = and NUL', test: isEnv },
-  cwd: { accepts: 'an absolute path without NUL', test: isPath },
+  argv: words,
+  entrypoint: words,
+  env: ENV,
+  cwd: { accepts: 'an absolute path without NUL', test: isAbsolutePath },
   user: { accepts: 'name, uid, name:group or uid:gid', test: isText },
   stopSignal: {
     accepts: 'a signal name or number',

@@ -1,6 +1,7 @@
 // A running command in a guest, shaped like node:child_process's ChildProcess.
 
 import { EventEmitter } from 'node:events';
+import { type ByteString, textOf } from '../byte-string.js';
 import { VmforkError } from '../errors.js';
 import { checkArgv, checkOptions, SPAWN_OPTIONS, type SpawnOptions } from '../options.js';
 import {
@@ -62,7 +63,7 @@ interface CommandEvents {
 
 /** A command under way. Returned by `vm.spawn()` at once, before the guest has answered. */
 export class Command extends EventEmitter<CommandEvents> {
-  readonly argv: readonly string[];
+  readonly argv: readonly ByteString[];
   /** Null with `stdin: 'ignore'`. */
   readonly stdin: GuestWritable | null;
   readonly stdout: GuestReadable;
@@ -77,7 +78,7 @@ export class Command extends EventEmitter<CommandEvents> {
   /** @internal Use `vm.spawn()`. */
   constructor(
     session: Session,
-    argv: readonly string[],
+    argv: readonly ByteString[],
     options: SpawnOptions = {},
     { items = [], adopt = false }: Contained = {},
   ) {
@@ -232,8 +233,8 @@ function unexpected(frame: Frame): VmforkError {
   );
 }
 
-function startError(argv: readonly string[], failure: AgentFailure): VmforkError {
+function startError(argv: readonly ByteString[], failure: AgentFailure): VmforkError {
   const code = failure.stage === 'lookup' ? 'VMF_COMMAND_NOT_FOUND' : 'VMF_COMMAND_FAILED_TO_START';
-  const detail = `${argv[0]}: ${describeFailure(failure)}`;
+  const detail = `${textOf(argv[0] ?? '')}: ${describeFailure(failure)}`;
   return new VmforkError(code, detail, { operation: failure.stage, errno: failure.errno });
 }

@@ -1,5 +1,6 @@
 // Connections from the host to servers inside a guest.
 
+import { type ByteString, textOf } from '../byte-string.js';
 import type { ConnectTcpOptions } from '../options.js';
 import { throwIfAborted, type WaitOptions, withLimits } from '../waiting.js';
 import { FrameType } from './frames.js';
@@ -19,8 +20,8 @@ export function dialTcp(
 }
 
 /** See `vm.connectUnix()`. */
-export function dialUnix(session: Session, path: string, limits: WaitOptions): Promise<Tunnel> {
-  return dial(session, 'connectUnix', path, [[Tag.PATH, path]], limits);
+export function dialUnix(session: Session, path: ByteString, limits: WaitOptions): Promise<Tunnel> {
+  return dial(session, 'connectUnix', textOf(path), [[Tag.PATH, path]], limits);
 }
 
 async function dial(

@@ -2,6 +2,7 @@
 
 import { finished, type Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import type { ByteString } from '../byte-string.js';
 import { VmforkError } from '../errors.js';
 import { checkOptions, EXEC_OPTIONS, type ExecOptions, type SpawnOptions } from '../options.js';
 import { throwIfAborted, watchLimits } from '../waiting.js';
@@ -11,7 +12,7 @@ const DEFAULT_MAX_BUFFER_BYTES = 16 * 1024 * 1024;
 
 /** What a command did. A non-zero exit code is a result, not an error. */
 export interface ExecResult<T extends string | Buffer = string> {
-  argv: readonly string[];
+  argv: readonly ByteString[];
   /** Null when a signal ended the command, or when it was cut off. */
   exitCode: number | null;
   /** The signal that ended the command. */
@@ -35,17 +36,17 @@ export type StartCommand = (options: SpawnOptions) => Command;
 /** Runs what `start` starts to its end; see `vm.exec()`. */
 export function execute(
   start: StartCommand,
-  argv: readonly string[],
+  argv: readonly ByteString[],
   options: ExecOptions & { encoding: 'buffer' },
 ): Promise<ExecResult<Buffer>>;
 export function execute(
   start: StartCommand,
-  argv: readonly string[],
+  argv: readonly ByteString[],
   options?: ExecOptions,
 ): Promise<ExecResult<string>>;
 export async function execute(
   start: StartCommand,
-  argv: readonly string[],
+  argv: readonly ByteString[],
   options: ExecOptions = {},
 ): Promise<ExecResult<string> | ExecResult<Buffer>> {
   checkOptions('exec', EXEC_OPTIONS, options);

@@ -2,6 +2,7 @@
 
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { type ByteString, textOf } from '../byte-string.js';
 import { VmforkError } from '../errors.js';
 import {
   checkGuestPath,
@@ -26,7 +27,7 @@ const EXCLUSIVE = 4;
 /** Reads a file; see `vm.readFile()`. */
 export async function readGuestFile(
   session: Session,
-  path: string,
+  path: ByteString,
   options: ReadFileOptions = {},
 ): Promise<Buffer> {
   checkGuestPath('readFile', path);
@@ -49,7 +50,7 @@ export async function readGuestFile(
 /** Writes a file; see `vm.writeFile()`. */
 export async function writeGuestFile(
   session: Session,
-  path: string,
+  path: ByteString,
   content: string | Uint8Array | Readable | AsyncIterable<Uint8Array | string>,
   options: WriteFileOptions = {},
 ): Promise<void> {
@@ -73,12 +74,17 @@ export async function writeGuestFile(
 class Transfer {
   readonly source: GuestReadable;
   readonly sink: GuestWritable;
-  readonly #path: string;
+  readonly #path: ByteString;
   readonly #stream: OpenStream;
   readonly #done = new Deferred<void>();
   #cancelled = false;
 
-  constructor(session: Session, path: string, first: { type: number; aux?: number }, items: Tlv[]) {
+  constructor(
+    session: Session,
+    path: ByteString,
+    first: { type: number; aux?: number },
+    items: Tlv[],
+  ) {
     this.#path = path;
     this.#stream = session.openStream(first, encodeTlvs(items), {
       onFrame: (frame) => this.#onFrame(frame),
@@ -129,7 +135,7 @@ class Transfer {
 
   #failure(frame: Frame): VmforkError {
     const failure = parseFailure(frame);
-    return new VmforkError('VMF_GUEST_FILE', `${this.#path}: ${describeFailure(failure)}`, {
+    return new VmforkError('VMF_GUEST_FILE', `${textOf(this.#path)}: ${describeFailure(failure)}`, {
       operation: failure.stage,
       errno: failure.errno,
     });

@@ -1,5 +1,6 @@
 // Fork points: which processes of a guest wait to be forked, and the form of what they are given (docs/fork-points.md).
 
+import { variable } from '../byte-string.js';
 import { VmforkError } from '../errors.js';
 import type { ForkPayload } from '../options.js';
 import { Deferred, throwIfAborted, type WaitOptions, withLimits } from '../waiting.js';
@@ -12,6 +13,7 @@ export const MAX_PAYLOAD_BYTES = 61_440;
 export const MAX_WAITING = 16;
 const NAME = /^[A-Za-z0-9._-]{1,64}$/;
 const LEFT = 1;
+const NUL = Buffer.alloc(1);
 
 /** Whether this may be the name of a fork point. */
 export function isForkPointName(value: unknown): value is string {
@@ -88,12 +90,12 @@ export class ForkPoints {
 
 /** The bytes a process reads: u32 argc, u32 envc, so many strings that end with NUL, then the data. */
 export function encodePayload({ argv = [], env = {}, data = '' }: ForkPayload): Buffer {
-  const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
+  const variables = Object.entries(env).map(([name, value]) => variable(name, value));
   const counts = Buffer.alloc(8);
   counts.writeUInt32LE(argv.length, 0);
   counts.writeUInt32LE(variables.length, 4);
-  const strings = [...argv, ...variables].map((text) => `${text}\0`).join('');
-  const bytes = Buffer.concat([counts, Buffer.from(strings), Buffer.from(data)]);
+  const strings = [...argv, ...variables].flatMap((bytes) => [Buffer.from(bytes), NUL]);
+  const bytes = Buffer.concat([counts, ...strings, Buffer.from(data)]);
   if (bytes.length <= MAX_PAYLOAD_BYTES) return bytes;
   throw new VmforkError(
     'VMF_OPTIONS',

@@ -1,5 +1,6 @@
 // The structured messages of the control protocol: what the library sends and what it understands of the agent's answers.
 
+import { type ByteString, variable } from '../byte-string.js';
 import { errnoName, VmforkError } from '../errors.js';
 import { encodeFrame, type Frame, FrameType, HEADER_BYTES, writeHeader } from './frames.js';
 import { encodeTlvs, Tag, TLV_HEADER_BYTES, type Tlv, TlvList } from './tlv.js';
@@ -46,9 +47,9 @@ export interface Acknowledgement {
 
 /** A command as the agent is told to run it. */
 export interface ExecRequest {
-  argv: readonly string[];
-  env: Readonly<Record<string, string>>;
-  cwd?: string | undefined;
+  argv: readonly ByteString[];
+  env: Readonly<Record<string, ByteString>>;
+  cwd?: ByteString | undefined;
   uid?: number | undefined;
   gid?: number | undefined;
   pty?: { columns: number; rows: number } | undefined;
@@ -132,7 +133,7 @@ export function parseResumed(frame: Frame): Acknowledgement {
 export function encodeExec(request: ExecRequest, more: readonly Tlv[] = []): Buffer {
   const items: Tlv[] = request.argv.map((argument) => [Tag.ARG, argument]);
   for (const [name, value] of Object.entries(request.env))
-    items.push([Tag.ENV, `${name}=${value}`]);
+    items.push([Tag.ENV, variable(name, value)]);
   if (request.cwd !== undefined) items.push([Tag.CWD, request.cwd]);
   if (request.uid !== undefined) items.push([Tag.UID, request.uid]);
   if (request.gid !== undefined) items.push([Tag.GID, request.gid]);

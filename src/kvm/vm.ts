@@ -3,6 +3,7 @@
 import { EventEmitter } from 'node:events';
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
+import type { ByteString } from '../byte-string.js';
 import type { AttachOptions, Rootfs } from '../container/attach.js';
 import type { Container } from '../container/container.js';
 import type { StreamOptions } from '../container/process.js';
@@ -143,12 +144,12 @@ export abstract class Vm extends EventEmitter<VmEvents> {
    * holds what it had written.
    */
   exec(
-    argv: readonly string[],
+    argv: readonly ByteString[],
     options: ExecOptions & { encoding: 'buffer' },
   ): Promise<ExecResult<Buffer>>;
-  exec(argv: readonly string[], options?: ExecOptions): Promise<ExecResult<string>>;
+  exec(argv: readonly ByteString[], options?: ExecOptions): Promise<ExecResult<string>>;
   async exec(
-    argv: readonly string[],
+    argv: readonly ByteString[],
     options?: ExecOptions,
   ): Promise<ExecResult<string> | ExecResult<Buffer>> {
     this.machine.assertLegal('exec');
@@ -156,7 +157,7 @@ export abstract class Vm extends EventEmitter<VmEvents> {
   }
 
   /** Starts a command and returns its streams at once; see {@link Command}. Limits kill it when they are hit. */
-  spawn(argv: readonly string[], options: SpawnOptions = {}): Command {
+  spawn(argv: readonly ByteString[], options: SpawnOptions = {}): Command {
     checkOptions('spawn', SPAWN_OPTIONS, options);
     return this.#runtime.spawn(argv, options);
   }
@@ -215,7 +216,7 @@ export abstract class Vm extends EventEmitter<VmEvents> {
 
   /** Unpacks a tar stream below a directory of the root filesystem. Rejects with `VMF_GUEST_FILE`. */
   async copyIn(
-    path: string,
+    path: ByteString,
     tar: Readable | AsyncIterable<Uint8Array>,
     options: WaitOptions = {},
   ): Promise<void> {
@@ -224,7 +225,7 @@ export abstract class Vm extends EventEmitter<VmEvents> {
   }
 
   /** A file or directory of the root filesystem as a tar stream, which fails with `VMF_GUEST_FILE`. */
-  copyOut(path: string, options: WaitOptions = {}): Readable {
+  copyOut(path: ByteString, options: WaitOptions = {}): Readable {
     checkOptions('copyOut', WAIT_OPTIONS, options);
     return this.#runtime.copyOut(path, options);
   }
@@ -248,7 +249,7 @@ export abstract class Vm extends EventEmitter<VmEvents> {
   }
 
   /** Dials a Unix stream socket by its absolute path in the guest; else like {@link connectTcp}. */
-  async connectUnix(path: string, options: WaitOptions = {}): Promise<Tunnel> {
+  async connectUnix(path: ByteString, options: WaitOptions = {}): Promise<Tunnel> {
     checkGuestPath('connectUnix', path);
     checkOptions('connectUnix', WAIT_OPTIONS, options);
     return dialUnix(this.machine.sessionFor('connectUnix'), path, options);
@@ -283,13 +284,13 @@ export abstract class Vm extends EventEmitter<VmEvents> {
   }
 
   /** Reads a file of the guest. Rejects with `VMF_GUEST_FILE` and the guest's errno. */
-  async readFile(path: string, options?: ReadFileOptions): Promise<Buffer> {
+  async readFile(path: ByteString, options?: ReadFileOptions): Promise<Buffer> {
     return readGuestFile(this.machine.sessionFor('readFile'), path, options);
   }
 
   /** Writes a file of the guest. Rejects with `VMF_GUEST_FILE` and the guest's errno. */
   async writeFile(
-    path: string,
+    path: ByteString,
     content: string | Uint8Array | Readable | AsyncIterable<Uint8Array | string>,
     options?: WriteFileOptions,
   ): Promise<void> {

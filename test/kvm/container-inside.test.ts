@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Snapshot } from 'vmfork';
-import { busyboxRootfs, untilLine, warmedSnapshot } from '../helpers/images.js';
+import { busyboxRootfs, bytesOf, untilLine, warmedSnapshot } from '../helpers/images.js';
 import { destroyAll } from '../helpers/kvm.js';
 import { archive } from '../unit/oci/rootfs/tar-maker.js';
 import { buildTestPrograms } from './programs/build.mjs';
@@ -85,6 +85,24 @@ test('commands enter it: its processes, files, environment and user', async () =
     code: 'VMF_OPTIONS',
   });
   await expect(clone.run({ argv: ['true'] })).rejects.toMatchObject({ code: 'VMF_STATE' });
+});
+
+test('what is no text goes in and comes out byte by byte', async () => {
+  await using clone = await running.fork();
+  const odd = Buffer.from('a\xff\xc3b', 'latin1');
+  const at = (directory: string) => Buffer.concat([Buffer.from(`${directory}/`), odd]);
+  const line = 'printf %s "$1$VALUE"; cd "$2" && pwd';
+  const options = { env: { VALUE: odd }, cwd: at('/var/tmp'), encoding: 'buffer' } as const;
+  const { stdout } = await clone.exec(['sh', '-c', line, 'sh', odd, '.'], options);
+  expect(stdout).toEqual(Buffer.concat([odd, odd, at('/var/tmp'), Buffer.from('\n')]));
+  const server = clone.spawn(['/srv/echo', '9001', at('/run')], { stdin: 'ignore' });
+  await untilLine(server.stdout, 'ready');
+  const socket = await clone.connectUnix(at('/run'));
+  socket.end('there and back');
+  expect(await textOf(socket)).toBe('there and back');
+  await clone.copyIn(at('/var/tmp'), Readable.from([archive({ name: 'file', content: 'x' })]));
+  const tar = await bytesOf(clone.copyOut(at('/var/tmp')));
+  expect(tar.includes(Buffer.concat([odd, Buffer.from('/file\0')]))).toBe(true);
 });
 
 test('commands in it end with it', async () => {

@@ -45,6 +45,20 @@ test('entrypoint, arguments and environment are the image’s until they are rep
   expect(env.stdout).toBe('image by caller\n');
 });
 
+test('arguments, variables and the directory are bytes', async () => {
+  const odd = Buffer.from('a\xff\xc3b', 'latin1');
+  const cwd = Buffer.concat([Buffer.from('/made/'), odd]);
+  await using clone = await snapshot.fork();
+  const { stdout } = await clone.run({
+    entrypoint: ['sh', '-c', 'printf %s "$1$VALUE"; pwd', 'sh'],
+    argv: [odd],
+    env: { VALUE: odd },
+    cwd,
+    encoding: 'buffer',
+  });
+  expect(stdout).toEqual(Buffer.concat([odd, odd, cwd, Buffer.from('\n')]));
+});
+
 test('exit codes and both outputs come back, and input arrives', async () => {
   const [failed, cat] = await Promise.all([
     shell('echo out; echo err >&2; exit 3'),

@@ -25,6 +25,7 @@ describe('checkOptions', () => {
     ],
     ['fork', FORK_OPTIONS, { count: 1, identityTimeoutMs: 1, signal: AbortSignal.timeout(1) }],
     ['spawn', SPAWN_OPTIONS, { pty: { columns: 1, rows: 65_535 }, env: { A: '' }, uid: 0 }],
+    ['spawn', SPAWN_OPTIONS, { cwd: Buffer.of(0xff), env: { A: Uint8Array.of(0xff) } }],
     ['exec', EXEC_OPTIONS, { stdin: '', maxBuffer: 1, encoding: 'buffer', cwd: undefined }],
     ['writeFile', WRITE_FILE_OPTIONS, { mode: 0o7777, append: false }],
   ])('%s() takes what is documented', (call, rules, options) => {
@@ -47,6 +48,10 @@ describe('checkOptions', () => {
     [FORK_OPTIONS, { identityTimeoutMs: Number.POSITIVE_INFINITY }, /identityTimeoutMs/],
     [SPAWN_OPTIONS, { env: { 'A=': 'x' } }, /env/],
     [SPAWN_OPTIONS, { env: { A: 'nul\0' } }, /env/],
+    [SPAWN_OPTIONS, { env: { A: Buffer.from('nul\0') } }, /env/],
+    [SPAWN_OPTIONS, { env: { A: [1] } }, /env/],
+    [SPAWN_OPTIONS, { cwd: Buffer.from('/nul\0') }, /cwd/],
+    [SPAWN_OPTIONS, { cwd: Buffer.alloc(0) }, /cwd/],
     [SPAWN_OPTIONS, { pty: { columns: 0, rows: 1 } }, /pty/],
     [SPAWN_OPTIONS, { stdin: 'inherit' }, /stdin must be 'pipe' or 'ignore', got 'inherit'/],
     [EXEC_OPTIONS, { stdin: 5 }, /stdin/],
