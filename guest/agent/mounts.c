@@ -119,11 +119,14 @@ static const char* mount_overlay(const struct rootfs_plan* plan) {
   return mount("overlay", "root", "overlay", 0, options) == 0 ? NULL : "mount:overlay";
 }
 
-static bool move_tree(int from, const char* to) {
+bool mounts_move(int from, const char* to) {
   const unsigned flags = kMoveFromEmptyPath | kMoveToFollowLinks;
-  if (syscall(SYS_move_mount, from, "", AT_FDCWD, to, flags) == 0) return true;
-  return errno == ENOENT && mkdir(to, 0755) == 0 &&
-         syscall(SYS_move_mount, from, "", AT_FDCWD, to, flags) == 0;
+  return syscall(SYS_move_mount, from, "", AT_FDCWD, to, flags) == 0;
+}
+
+static bool move_tree(int from, const char* to) {
+  if (mounts_move(from, to)) return true;
+  return errno == ENOENT && mkdir(to, 0755) == 0 && mounts_move(from, to);
 }
 
 static const char* enter_root(const struct container_space* space, int proc) {

@@ -23,5 +23,7 @@ const char* mounts_attach(const struct rootfs_plan* plan, struct container_space
 bool mounts_make_layer(const char* where);
 // mkdir -p; the path is absolute.
 bool mounts_make_path(const char* path, uint32_t mode);
+// Puts a mount that has no place yet, or another one, to a path.
+bool mounts_move(int from, const char* to);
 
 #endif

@@ -61,7 +61,18 @@ enum { kForkPointLeft = 1 };
 enum { kSignalGroup = 1, kSignalMax = 64 };
 enum { kWriteAppend = 1, kWriteParents = 2, kWriteExclusive = 4 };
 enum { kWritableNone = 0, kWritableMemory = 1, kWritableDisk = 2 };
-enum { kTmpfsNoExec = 1, kTmpfsNoSuid = 2, kTmpfsNoDev = 4, kTmpfsReadOnly = 8, kTmpfsFlags = 15 };
+enum {
+  kTmpfsNoExec = 1,
+  kTmpfsNoSuid = 2,
+  kTmpfsNoDev = 4,
+  kTmpfsReadOnly = 8,
+  kTmpfsSync = 16,
+  kTmpfsDirSync = 32,
+  kTmpfsNoAtime = 64,
+  kTmpfsNoDirAtime = 128,
+  kTmpfsStrictAtime = 256,
+  kTmpfsFlags = 511,
+};
 enum {
   kContainerMain = 1,
   kContainerTool = 2,

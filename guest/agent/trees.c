@@ -3,14 +3,22 @@
 #include "trees.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "mounts.h"
+
+// Linux 5.2; not in musl's headers.
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#endif
+enum { kCloneTree = 1 };
 
 enum { kCommonFlags = MS_NOSUID | MS_NODEV | MS_NOEXEC };
 
@@ -110,31 +118,101 @@ bool trees_reset(bool only) {
   return set_root_flags(only);
 }
 
-static bool mount_tmpfs(const struct container_tmpfs* tmpfs) {
-  unsigned long flags = (tmpfs->flags & kTmpfsNoExec ? MS_NOEXEC : 0) |
-                        (tmpfs->flags & kTmpfsNoSuid ? MS_NOSUID : 0) |
-                        (tmpfs->flags & kTmpfsNoDev ? MS_NODEV : 0) |
-                        (tmpfs->flags & kTmpfsReadOnly ? MS_RDONLY : 0);
-  return mounts_make_path(tmpfs->path, 0755) &&
-         mount("tmpfs", tmpfs->path, "tmpfs", flags, tmpfs->options) == 0;
+// A tmpfs or volume of the main process.
+struct own_mount {
+  uint32_t depth;
+  const char* path;
+  const struct container_tmpfs* tmpfs;  // NULL: a volume
+  int tree;                             // what the image has at a volume, -1: it stays in place
+};
+
+static unsigned long flags_of(const struct container_tmpfs* tmpfs) {
+  static const struct {
+    uint32_t asked;
+    unsigned long given;
+  } kFlags[] = {
+      {kTmpfsNoExec, MS_NOEXEC},
+      {kTmpfsNoSuid, MS_NOSUID},
+      {kTmpfsNoDev, MS_NODEV},
+      {kTmpfsReadOnly, MS_RDONLY},
+      {kTmpfsSync, MS_SYNCHRONOUS},
+      {kTmpfsDirSync, MS_DIRSYNC},
+      {kTmpfsNoAtime, MS_NOATIME},
+      {kTmpfsNoDirAtime, MS_NODIRATIME},
+      {kTmpfsStrictAtime, MS_STRICTATIME},
+  };
+  unsigned long flags = 0;
+  for (size_t i = 0; i < sizeof kFlags / sizeof kFlags[0]; i++) {
+    if (tmpfs->flags & kFlags[i].asked) flags |= kFlags[i].given;
+  }
+  return flags;
 }
 
-// A volume stays writable below a read-only root: it is a mount of its own, with the content that
-// the image has there.
-static bool make_volume(const char* path, bool read_only_root) {
-  if (!mounts_make_path(path, 0755)) return false;
-  return !read_only_root || mount(path, path, NULL, MS_BIND, NULL) == 0;
+// As runc does it: the mode is that of the directory below unless the options, which come later,
+// have one; where there was none it is the kernel's choice, 1777.
+static bool mount_tmpfs(const struct container_tmpfs* tmpfs) {
+  char options[PATH_MAX];
+  struct stat status;
+  if (stat(tmpfs->path, &status) < 0) {
+    return mounts_make_path(tmpfs->path, 0755) &&
+           mount("tmpfs", tmpfs->path, "tmpfs", flags_of(tmpfs), tmpfs->options) == 0;
+  }
+  unsigned mode = status.st_mode & 07777;
+  int length = snprintf(options, sizeof options, "mode=%o,%s", mode, tmpfs->options);
+  if (length >= (int)sizeof options) {
+    errno = EINVAL;
+    return false;
+  }
+  return mount("tmpfs", tmpfs->path, "tmpfs", flags_of(tmpfs), options) == 0;
+}
+
+// A volume keeps the content that the image has there, and stays writable below a read-only root,
+// when it is a mount of its own. That is taken before a tmpfs can hide it.
+static bool take_volume(struct own_mount* volume) {
+  if (!mounts_make_path(volume->path, 0755)) return false;
+  volume->tree = (int)syscall(SYS_open_tree, AT_FDCWD, volume->path, kCloneTree | O_CLOEXEC);
+  return volume->tree >= 0;
+}
+
+static bool mount_volume(const struct own_mount* volume) {
+  return mounts_make_path(volume->path, 0755) &&
+         (volume->tree < 0 || mounts_move(volume->tree, volume->path));
+}
+
+static uint32_t depth_of(const char* path) {
+  uint32_t depth = 0;
+  for (; *path; path++) depth += path[0] == '/' && path[1] != '/' && path[1] != 0;
+  return depth;
+}
+
+// Behind those that are as deep, so that the order of the request decides among them.
+static void insert(struct own_mount* mounts, uint32_t count, struct own_mount mount) {
+  uint32_t at = count;
+  for (mount.depth = depth_of(mount.path); at > 0 && mounts[at - 1].depth > mount.depth; at--) {
+    mounts[at] = mounts[at - 1];
+  }
+  mounts[at] = mount;
 }
 
 const char* trees_for_main(const struct container_spec* spec) {
+  static struct own_mount mounts[2 * kMaxContainerMounts];
+  uint32_t count = 0;
   bool read_only = image_only || (spec->flags & kContainerReadOnly);
   bool change = spec->volume_count > 0 || spec->tmpfs_count > 0 || !read_only;
   if (change && !set_root_flags(false)) return "mount:/";
   for (uint32_t i = 0; i < spec->volume_count; i++) {
-    if (!make_volume(spec->volumes[i], read_only)) return "volume";
+    struct own_mount volume = {.path = spec->volumes[i], .tree = -1};
+    if ((read_only || spec->tmpfs_count > 0) && !take_volume(&volume)) return "volume";
+    insert(mounts, count++, volume);
   }
   for (uint32_t i = 0; i < spec->tmpfs_count; i++) {
-    if (!mount_tmpfs(&spec->tmpfs[i])) return "tmpfs";
+    const struct container_tmpfs* tmpfs = &spec->tmpfs[i];
+    insert(mounts, count++, (struct own_mount){.path = tmpfs->path, .tmpfs = tmpfs, .tree = -1});
+  }
+  for (uint32_t i = 0; i < count; i++) {
+    const struct own_mount* mount = &mounts[i];
+    if (mount->tmpfs && !mount_tmpfs(mount->tmpfs)) return "tmpfs";
+    if (!mount->tmpfs && !mount_volume(mount)) return "volume";
   }
   return set_root_flags(read_only) ? NULL : "mount:/";
 }

@@ -31,7 +31,10 @@ export interface ContainerOptions {
   noNewPrivileges?: boolean | undefined;
   /** The root filesystem cannot be written; volumes and tmpfs can. Default false. */
   readOnly?: boolean | undefined;
-  /** Filesystems in memory: path to options as of `docker run --tmpfs`, e.g. `size=64m,mode=1777`. */
+  /**
+   * Filesystems in memory: path to options as of `docker run --tmpfs`, e.g. `size=64m,mode=1777`. The mode's default is that
+   * of the image's directory.
+   */
   tmpfs?: Readonly<Record<string, string>> | undefined;
   /** Directories that stay writable below a read-only root, besides the image's. */
   volumes?: readonly string[] | undefined;
@@ -52,7 +55,7 @@ export interface ContainerOptions {
 /** A file system in memory. */
 export interface TmpfsMount {
   path: string;
-  /** Bits of docs/protocol.md: 1 noexec, 2 nosuid, 4 nodev, 8 read-only. */
+  /** Bits of docs/protocol.md. */
   flags: number;
   /** For the kernel, e.g. `size=65536k,mode=1777`. */
   options: string;

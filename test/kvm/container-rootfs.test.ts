@@ -125,6 +125,16 @@ test('memory for writing has a limit, too; the root can be read-only with places
   expect(written).toEqual(['/t', '/v', expect.stringMatching(/^tmpfs +64 /)]);
 });
 
+test('a tmpfs has the mode of what it covers and does not cover what lies deeper', async () => {
+  await using clone = await warmed.fork();
+  const { stdout } = await clone.run({
+    argv: ['sh', '-c', 'stat -c %a /run /fresh /var/tmp; ls /etc /etc/deep'],
+    tmpfs: { '/etc/deep': 'noatime', '/run': '', '/fresh': '', '/var/tmp': 'mode=711', '/etc': '' },
+    volumes: ['/etc/deep/volume'],
+  });
+  expect(stdout).toBe('755\n1777\n711\n/etc:\ndeep\n\n/etc/deep:\nvolume\n');
+});
+
 test('trees are copied in and out as tar streams', async () => {
   await using clone = await warmed.fork();
   const content = randomBytes(100_000);

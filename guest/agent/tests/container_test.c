@@ -33,6 +33,7 @@ static const char kMakeImage[] =
     "for a in sh cat id ls pwd echo stat touch mkdir kill sleep mount env tty hostname tail; do "
     "ln $d/t/bin/busybox $d/t/bin/$a; done; echo kept > $d/t/vol/file; echo text > $d/t/etc/plain; "
     "ln -s /nowhere/resolv.conf $d/t/etc/resolv.conf; "
+    "chmod 750 $d/t/home; echo note > $d/t/home/ann/note; "
     "printf 'root:x:0:0::/root:/bin/sh\\nann:x:1000:100::/home/ann:/bin/sh\\n' > $d/t/etc/passwd; "
     "printf 'root:x:0:root\\nusers:x:100:\\nwheel:x:10:bob,ann\\nann:x:55:\\n' > $d/t/etc/group; "
     "mkfs.erofs $d/i $d/t >/dev/null 2>&1; losetup --find --show --read-only $d/i";
@@ -227,6 +228,46 @@ static void read_only_roots_keep_their_volumes(void) {
   }
 }
 
+static void put_tmpfs(struct tlv_writer* writer, const char* path, const char* options) {
+  uint8_t value[128] = {kTmpfsNoExec | kTmpfsNoAtime};
+  size_t length =
+      4 + (size_t)snprintf((char*)value + 4, sizeof value - 4, "%s%c%s", path, 0, options);
+  tlv_put(writer, kTagTmpfs, value, (uint32_t)length);
+}
+
+// Deeper ones come later, and what a tmpfs hides of a volume is taken before.
+static void mounts_of_the_main_process_do_not_hide_each_other(void) {
+  if (!prepare()) return;
+  for (uint32_t flags = 0; flags <= kContainerReadOnly; flags += kContainerReadOnly) {
+    struct peer* peer = peer_with_rootfs(kWritableMemory);
+    uint8_t payload[2048];
+    struct command command = {
+        .flags = kContainerMain | flags,
+        .script =
+            "stat -c %a /home /vol /fresh /fresh/deep; cat /home/ann/note; "
+            "echo new > /home/ann/note; cat /home/ann/note; echo x > /home/gone; "
+            "while read a b c d e; do case $b in /fresh) echo $d;; esac; done < /proc/mounts"};
+    struct tlv_writer writer;
+    uint32_t length = command_payload(payload, &command);
+    tlv_begin(&writer, payload + length, sizeof payload - length);
+    put_tmpfs(&writer, "/fresh/deep", "mode=700");
+    put_tmpfs(&writer, "/fresh", "");
+    put_tmpfs(&writer, "/home/", "");
+    put_tmpfs(&writer, "/vol", "mode=1770");
+    tlv_put_text(&writer, kTagVolume, "/home/ann");
+    length += tlv_size(&writer);
+    struct frame frame = {.length = length, .type = kExec, .stream = 1, .aux = kExecMergeStderr};
+    peer_send(peer, frame, payload);
+    struct result results[2] = {0};
+    CHECK(results_collect(peer, results, 1));
+    const char* output = results[1].head[0];
+    static const char kExpected[] = "750\n1770\n1777\n700\nnote\nnew\nrw,noexec,noatime";
+    if (strncmp(output, kExpected, strlen(kExpected)) != 0) printf("  \"%s\"\n", output);
+    CHECK(strncmp(output, kExpected, strlen(kExpected)) == 0);
+    peer_stop(peer);
+  }
+}
+
 static void commands_join_the_main_process(void) {
   if (!prepare()) return;
   struct peer* peer = peer_with_rootfs(kWritableMemory);
@@ -371,6 +412,7 @@ void container_tests(void) {
   TEST(users_come_from_the_image);
   TEST(privileges_are_dockers);
   TEST(read_only_roots_keep_their_volumes);
+  TEST(mounts_of_the_main_process_do_not_hide_each_other);
   TEST(commands_join_the_main_process);
   TEST(an_init_process_ends_as_its_program_and_passes_signals_on);
   TEST(failures_name_their_stage);

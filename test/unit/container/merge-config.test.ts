@@ -89,11 +89,21 @@ describe('the rest', () => {
   });
 
   test('tmpfs options are split into flags and what the kernel takes', () => {
-    const tmpfs = { '/a': '', '/b': 'exec,size=64m,mode=1777,ro', '/c': 'rw,suid,dev' };
+    const tmpfs = {
+      '/a': '',
+      '/b': 'exec,size=64m,mode=1777,ro',
+      '/c': 'rw,suid,dev',
+      '/d': 'defaults,sync,dirsync,noatime,nodiratime,mpol=interleave:0-3',
+      '/e': 'sync,async,noatime,atime,nodiratime,diratime,strictatime',
+      '/f': 'noatime,strictatime,relatime,norelatime,nostrictatime,nomand',
+    };
     expect(mergeConfig({ Cmd: ['x'] }, { tmpfs }).tmpfs).toEqual([
       { path: '/a', flags: 7, options: '' },
       { path: '/b', flags: 14, options: 'size=64m,mode=1777' },
       { path: '/c', flags: 1, options: '' },
+      { path: '/d', flags: 7 | 16 | 32 | 64 | 128, options: 'mpol=interleave:0-3' },
+      { path: '/e', flags: 7 | 256, options: '' },
+      { path: '/f', flags: 7, options: '' },
     ]);
   });
 
