@@ -176,7 +176,7 @@ export const object = (accepts: string, test: (value: object) => boolean = () =>
 
 const U32_MAX = 0xffff_ffff;
 /** The longest time a timer of Node can wait. */
-const TIMEOUT_MAX_MS = 0x7fff_ffff;
+export const TIMEOUT_MAX_MS = 0x7fff_ffff;
 
 const timeoutMs = integer(1, TIMEOUT_MAX_MS);
 export const WAIT_OPTIONS: Rules = {

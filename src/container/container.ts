@@ -3,10 +3,18 @@
 import { VmforkError } from '../errors.js';
 import type { Command, ExitStatus } from '../exec/command.js';
 import type { Machine } from '../kvm/machine.js';
+import { checkOptions, integer, type Rules, TIMEOUT_MAX_MS } from '../options.js';
 import { exitCodeOf, stopMain } from './process.js';
 import type { ProcessSpec } from './spec.js';
 
 const DEFAULT_GRACE_MS = 10_000;
+const GRACE_MS = integer(0, TIMEOUT_MAX_MS);
+const STOP_OPTIONS: Rules = {
+  graceMs: {
+    accepts: `${GRACE_MS.accepts}, or Infinity`,
+    test: (value) => value === Number.POSITIVE_INFINITY || GRACE_MS.test(value),
+  },
+};
 /** What a main process is killed for from outside, unlike one that did not start or whose machine was reset. */
 const CUT_OFF: readonly string[] = ['VMF_TIMEOUT', 'VMF_ABORTED', 'VMF_OUTPUT_LIMIT'];
 
@@ -54,8 +62,13 @@ export class Container {
     return this.#exited;
   }
 
-  /** Asks the main process to stop by its stop signal and kills it after `graceMs`, default 10000. Resolves with its end. */
-  async stop({ graceMs = DEFAULT_GRACE_MS }: { graceMs?: number } = {}): Promise<ContainerExit> {
+  /**
+   * Asks the main process to stop by its stop signal and kills it after `graceMs`: 0 to 2147483647, default 10000, Infinity
+   * for never. Resolves with its end.
+   */
+  async stop(options: { graceMs?: number | undefined } = {}): Promise<ContainerExit> {
+    checkOptions('stop', STOP_OPTIONS, options);
+    const { graceMs = DEFAULT_GRACE_MS } = options;
     await stopMain(this.main, this.#spec.stopSignal, graceMs);
     return this.#exited;
   }

@@ -72,14 +72,15 @@ export function startTool(
   return new Command(session, argv, { ...streams, env: {} }, { items: toolItems() });
 }
 
-/** Asks a main process to stop, and kills it when it has not after `graceMs`. Resolves with its end. */
+/** Asks a main process to stop, and kills it when it has not after `graceMs`, which may be Infinity. Resolves with its end. */
 export async function stopMain(
   main: Command,
   stopSignal: number,
   graceMs: number,
 ): Promise<ExitStatus> {
   main.kill(stopSignal);
-  const timer = setTimeout(() => main.kill('SIGKILL'), graceMs);
+  const kill = () => main.kill('SIGKILL');
+  const timer = graceMs === Number.POSITIVE_INFINITY ? undefined : setTimeout(kill, graceMs);
   try {
     return await main.exited;
   } finally {

@@ -190,15 +190,26 @@ test('it stops by its signal, or is killed after the grace', async () => {
     await untilLine(container.main.stdout, 'ready');
     return container;
   };
-  const [obedient, deaf, killed] = await Promise.all([
+  const [obedient, patient, deaf, killed] = await Promise.all([
     start("exit 9' USR1", 'SIGUSR1'),
+    // A timer that is given more than it can take ends at once.
+    start("sleep 0.2; exit 8' TERM"),
     start("' TERM"),
     start("' TERM"),
   ]);
   killed.main.kill('SIGKILL');
-  const ends = await Promise.all([obedient.stop(), deaf.stop({ graceMs: 200 }), killed.exited]);
+  for (const graceMs of [2 ** 31, -1, Number.NaN]) {
+    await expect(deaf.stop({ graceMs })).rejects.toMatchObject({ code: 'VMF_OPTIONS' });
+  }
+  const ends = await Promise.all([
+    obedient.stop(),
+    patient.stop({ graceMs: Number.POSITIVE_INFINITY }),
+    deaf.stop({ graceMs: 200 }),
+    killed.exited,
+  ]);
   expect(ends).toMatchObject([
     { exitCode: 9, signal: null },
+    { exitCode: 8, signal: null },
     { exitCode: SIGKILL_CODE, signal: 'SIGKILL' },
     { exitCode: SIGKILL_CODE, signal: 'SIGKILL', oomKilled: false },
   ]);
