@@ -73,6 +73,23 @@ export class Container {
     return this.#exited;
   }
 
+  /**
+   * Lets go of the streams of the main process, which goes on: its input stays open and silent, what it writes is dropped,
+   * its end is reported as ever. Does nothing when it is detached or has ended.
+   */
+  detach(): void {
+    this.main.detach();
+  }
+
+  /**
+   * Gives `main` new streams after {@link detach}, for what is written from now on. Throws `VMF_STATE` when it is not
+   * detached or has ended.
+   */
+  attach(): Command {
+    this.main.attach();
+    return this.main;
+  }
+
   async #wait(keep: boolean): Promise<ContainerExit> {
     let status: ExitStatus;
     try {

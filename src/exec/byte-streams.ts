@@ -8,10 +8,12 @@ import type { OpenStream } from './session.js';
 /** What the guest writes. Credit goes back when the reader has taken the bytes, so the buffer never exceeds one window. */
 export class GuestReadable extends Readable {
   readonly #credit: IncomingCredit;
+  #released = false;
 
-  constructor(stream: OpenStream, aux: number) {
+  constructor(stream: OpenStream, aux: number, credit = new IncomingCredit(stream, aux)) {
     super({ highWaterMark: WINDOW_BYTES });
-    this.#credit = new IncomingCredit(stream, aux);
+    this.#credit = credit;
+    if (credit.ended) this.push(null);
   }
 
   /** Bytes received in all. */
@@ -33,6 +35,14 @@ export class GuestReadable extends Readable {
     if (!this.destroyed) this.push(null);
   }
 
+  /** Ends it behind what has come, which is paid for as if it had been read; another stream goes on with the credit. */
+  release(): IncomingCredit {
+    this.#released = true;
+    if (!this.#credit.ended && !this.destroyed) this.push(null);
+    this.#credit.settle(0);
+    return this.#credit;
+  }
+
   override _read(): void {}
 
   override read(size?: number): ReturnType<Readable['read']> {
@@ -48,22 +58,32 @@ export class GuestReadable extends Readable {
   }
 
   #settle(): void {
-    this.#credit.settle(this.destroyed ? 0 : this.readableLength);
+    if (!this.#released) this.#credit.settle(this.destroyed ? 0 : this.readableLength);
   }
 }
 
 /** What the guest reads. A write completes when all of it was sent, which the guest's credit allows. */
 export class GuestWritable extends Writable {
   readonly #credit: OutgoingCredit;
+  #released = false;
 
-  constructor(stream: OpenStream, aux: number) {
+  constructor(stream: OpenStream, aux: number, credit = new OutgoingCredit(stream, aux)) {
     super({ highWaterMark: MAX_DATA_BYTES });
-    this.#credit = new OutgoingCredit(stream, aux);
+    this.#credit = credit;
+    if (credit.ended) this.end();
   }
 
   /** A `WINDOW` frame has come. */
   addCredit(bytes: number): void {
     this.#credit.add(bytes);
+  }
+
+  /** Closes it without telling the guest; what was not sent is dropped. Another stream goes on with the credit. */
+  release(): OutgoingCredit {
+    this.#released = true;
+    this.#credit.drop();
+    this.destroy();
+    return this.#credit;
   }
 
   override _write(
@@ -80,8 +100,10 @@ export class GuestWritable extends Writable {
   }
 
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
-    this.#credit.drop();
-    this.#credit.end();
+    if (!this.#released) {
+      this.#credit.drop();
+      this.#credit.end();
+    }
     callback(error);
   }
 }

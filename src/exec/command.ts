@@ -64,12 +64,11 @@ interface CommandEvents {
 /** A command under way. Returned by `vm.spawn()` at once, before the guest has answered. */
 export class Command extends EventEmitter<CommandEvents> {
   readonly argv: readonly ByteString[];
-  /** Null with `stdin: 'ignore'`. */
-  readonly stdin: GuestWritable | null;
-  readonly stdout: GuestReadable;
-  /** Null with a pty or `stderr: 'stdout'`. */
-  readonly stderr: GuestReadable | null;
   readonly #stream: OpenStream;
+  #stdin: GuestWritable | null;
+  #stdout: GuestReadable;
+  #stderr: GuestReadable | null;
+  #attached = true;
   readonly #pid = new Deferred<number>();
   readonly #exited = new Deferred<ExitStatus>();
   readonly #stopWatching: () => void;
@@ -104,10 +103,24 @@ export class Command extends EventEmitter<CommandEvents> {
           ),
       { onFrame: (frame) => this.#onFrame(frame), onGone: (error) => this.#end(error) },
     );
-    this.stdin = options.stdin === 'ignore' ? null : new GuestWritable(this.#stream, Aux.STDIN);
-    this.stdout = new GuestReadable(this.#stream, Aux.STDOUT);
-    this.stderr = oneOutput ? null : new GuestReadable(this.#stream, Aux.STDERR);
+    this.#stdin = options.stdin === 'ignore' ? null : new GuestWritable(this.#stream, Aux.STDIN);
+    this.#stdout = new GuestReadable(this.#stream, Aux.STDOUT);
+    this.#stderr = oneOutput ? null : new GuestReadable(this.#stream, Aux.STDERR);
     this.#stopWatching = watchLimits('spawn', options, (error) => this.abandon(error));
+  }
+
+  /** Null with `stdin: 'ignore'`. */
+  get stdin(): GuestWritable | null {
+    return this.#stdin;
+  }
+
+  get stdout(): GuestReadable {
+    return this.#stdout;
+  }
+
+  /** Null with a pty or `stderr: 'stdout'`. */
+  get stderr(): GuestReadable | null {
+    return this.#stderr;
   }
 
   /** Resolves with the process id in the guest once it runs; rejects when it cannot be started. */
@@ -138,6 +151,28 @@ export class Command extends EventEmitter<CommandEvents> {
     if (!this.#over) this.#stream.send({ type: FrameType.RESIZE, value: terminalSize(size) });
   }
 
+  /**
+   * Lets go of the streams, and the command goes on: its input stays open and silent, what it writes is dropped. The streams
+   * end behind what has come; input that was not sent is dropped.
+   */
+  detach(): void {
+    if (!this.#attached || this.#over) return;
+    this.#attached = false;
+    this.#stdin?.release();
+    this.#stdout = this.#next(this.#stdout, Aux.STDOUT).destroy();
+    this.#stderr = this.#stderr && this.#next(this.#stderr, Aux.STDERR).destroy();
+  }
+
+  /** New streams after {@link detach}: what the command writes from now on. Throws `VMF_STATE` when it has some or has ended. */
+  attach(): void {
+    if (this.#over) throw new VmforkError('VMF_STATE', 'the command has ended');
+    if (this.#attached) throw new VmforkError('VMF_STATE', 'its streams are attached');
+    this.#attached = true;
+    this.#stdin &&= new GuestWritable(this.#stream, Aux.STDIN, this.#stdin.release());
+    this.#stdout = this.#next(this.#stdout, Aux.STDOUT);
+    this.#stderr &&= this.#next(this.#stderr, Aux.STDERR);
+  }
+
   /** Stops keeping the process alive. */
   unref(): void {
     this.#stream.unref();
@@ -150,6 +185,10 @@ export class Command extends EventEmitter<CommandEvents> {
     this.#stream.unref();
     this.#finish();
     this.#fail(error);
+  }
+
+  #next(before: GuestReadable, aux: number): GuestReadable {
+    return new GuestReadable(this.#stream, aux, before.release());
   }
 
   #onFrame(frame: Frame): void {

@@ -65,6 +65,25 @@ test('the container that runs in a template goes on in each clone, apart', async
   await destroyAll(clones);
 });
 
+test('it goes on while nobody is attached to it, and answers who attaches again', async () => {
+  await using clone = await running.fork();
+  const container = clone.adopt();
+  const { main } = container;
+  main.stdin?.write('first\n');
+  await untilLine(main.stdout, 'got first');
+  const before = main.stdout.resume();
+  container.detach();
+  await once(before, 'end');
+  // It is written to by somebody else meanwhile.
+  await clone.exec(['sh', '-c', 'echo late >/proc/1/fd/1']);
+  expect(container.attach()).toBe(main);
+  main.stdin?.end('second\n');
+  await untilLine(main.stdout, 'got second');
+  await expect(container.exited).resolves.toMatchObject({ exitCode: 0 });
+  expect(clone.state).toBe('destroyed');
+  expect(() => container.attach()).toThrow(expect.objectContaining({ code: 'VMF_STATE' }));
+});
+
 test('commands enter it: its processes, files, environment and user', async () => {
   await using clone = await running.fork({ hostname: 'renamed' });
   const line = 'cat /tmp/secret /proc/1/comm; echo $NAME $HOSTNAME; hostname; id -u';

@@ -2,6 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -9,6 +10,7 @@ import { Command } from '#src/exec/command.js';
 import { execute } from '#src/exec/exec.js';
 import type { ExecOptions, SpawnOptions } from '#src/options.js';
 import { buildAgent, startAgent, type TestAgent, temporaryDirectory } from '../../helpers/agent.js';
+import { bytesOf, untilLine } from '../../helpers/images.js';
 
 const directory = temporaryDirectory();
 const MIB = 1024 * 1024;
@@ -28,6 +30,50 @@ const starting = (argv: string[]) => (streams: SpawnOptions) =>
   new Command(agent.session, argv, streams);
 const run = (script: string, options: ExecOptions = {}) =>
   execute(starting(['sh', '-c', script]), ['sh', '-c', script], options);
+
+describe('a command that was detached from', () => {
+  test('goes on, its output is dropped, and it can be attached to again', async () => {
+    const fifo = join(agent.root, 'fifo');
+    await run(`mkfifo ${fifo}`);
+    // More than pipes, credit and buffers hold.
+    const line = `echo up; head -c ${4 * MIB} /dev/zero; echo done >${fifo}; echo; exec cat`;
+    const command = new Command(agent.session, ['sh', '-c', line]);
+    const { stdin, stdout } = command;
+    await once(stdout, 'readable');
+    command.detach();
+    await expect(run(`cat ${fifo}`)).resolves.toMatchObject({ stdout: 'done\n' });
+    const before = await bytesOf(stdout);
+    expect(before.subarray(0, 3).toString()).toBe('up\n');
+    expect(before.length).toBeLessThan(MIB);
+    expect(stdin?.destroyed).toBe(true);
+    command.attach();
+    expect(() => command.attach()).toThrow(expect.objectContaining({ code: 'VMF_STATE' }));
+    command.stdin?.end('hello\n');
+    await untilLine(command.stdout, 'hello');
+    await expect(command.exited).resolves.toMatchObject({ exitCode: 0 });
+    expect(() => command.attach()).toThrow(expect.objectContaining({ code: 'VMF_STATE' }));
+    command.detach();
+  });
+
+  test('has ended streams again when they had ended before', async () => {
+    const line = 'cat >&2; exec >&-; echo closed >&2; while read -r line; do :; done; sleep 1000';
+    const command = new Command(agent.session, ['sh', '-c', line]);
+    command.stdin?.end('input\n');
+    command.stdout.resume();
+    await Promise.all([
+      once(command.stdout, 'end'),
+      untilLine(command.stderr as Readable, 'closed'),
+    ]);
+    command.detach();
+    command.attach();
+    command.stdout.resume();
+    await once(command.stdout, 'end');
+    expect(command.stdin?.writable).toBe(false);
+    command.detach();
+    command.kill('SIGKILL');
+    await expect(command.exited).resolves.toMatchObject({ signal: 'SIGKILL' });
+  });
+});
 
 describe('execute', () => {
   test('gives output, exit code and time', async () => {
