@@ -1,9 +1,9 @@
 // The main process of a container: how it is started, what it may do, and how it and its machine end.
 import { once } from 'node:events';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { RunOptions, RunResult, Snapshot } from 'vmfork';
+import { type RunOptions, type RunResult, Snapshot } from 'vmfork';
 import { busyboxRootfs, untilLine, warmedSnapshot } from '../helpers/images.js';
-import { destroyAll } from '../helpers/kvm.js';
+import { BOOT_TIMEOUT_MS, destroyAll } from '../helpers/kvm.js';
 
 // Docker's fourteen: moby/profiles/capabilities, DefaultCapabilities.
 const DEFAULT_CAPABILITIES = '00000000a80425fb';
@@ -231,6 +231,23 @@ test('what the kernel killed for want of memory is told', async () => {
   const result = await shell(grow, { memoryMaxBytes: 2 * 1024 * 1024 });
   expect(result).toMatchObject({ exitCode: SIGKILL_CODE, signal: 'SIGKILL', oomKilled: true });
 });
+
+test(
+  'without a limit of its own it is the container that runs out of memory, and the machine stays',
+  async () => {
+    // The smallest machine: an interpreted kernel takes minutes to fill the usual one.
+    const options = { memoryMiB: 32, bootTimeoutMs: BOOT_TIMEOUT_MS };
+    await using small = await Snapshot.cached(options);
+    await using clone = await small.fork();
+    await clone.attach(await busyboxRootfs());
+    const argv = ['sh', '-c', 'a=12345678; while :; do a=$a$a; done'];
+    const result = await clone.run({ argv, keep: true });
+    expect(result).toMatchObject({ exitCode: SIGKILL_CODE, signal: 'SIGKILL', oomKilled: true });
+    expect(result.maxRssKiB).toBeGreaterThan(4 * 1024);
+    await expect(clone.run({ argv: ['true'] })).resolves.toMatchObject({ oomKilled: false });
+  },
+  2 * BOOT_TIMEOUT_MS,
+);
 
 test('one that is cut off takes its machine along, unless it is kept', async () => {
   const endless = { entrypoint: ['sh', '-c', 'while :; do echo more; done'], argv: [] };
