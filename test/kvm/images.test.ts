@@ -1,15 +1,15 @@
 // Images made by tools of Debian, in real guests: trees as umoci unpacks them, and many containers at once.
-import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { ImageStore, type PreparedRootfs, prepareRootfs, type Snapshot } from 'vmfork';
 import { findGuest } from '#src/kvm/guest.js';
 import { debianRootfs } from '../helpers/debian-image.js';
-import { busyboxRootfs, shellOf, warmedSnapshot } from '../helpers/images.js';
+import { busyboxRootfs, shellOf, untilLine, warmedSnapshot } from '../helpers/images.js';
 import { destroyAll, templateSnapshot } from '../helpers/kvm.js';
 import { run } from '../helpers/oci/images.js';
+import { listHere, listInside, withoutTimes } from '../helpers/tree-list.js';
 import {
   archive,
   directory,
@@ -34,11 +34,27 @@ afterAll(async () => {
   rmSync(folder, { recursive: true });
 });
 
-const xattr = (name: string, value: string) => ({ [`SCHILY.xattr.${name}`]: value });
+// struct vfs_cap_data of linux/capability.h: version 2 and effective, CAP_NET_BIND_SERVICE permitted.
+const BIND = Buffer.from([1, 0, 0, 2, 0, 4, ...Array<number>(14).fill(0)]);
+const busyboxBytes = readFileSync('/bin/busybox');
+const PASSWD = `root:x:0:0:root:/root:/bin/sh
+nobody:x:65534:65534:nobody:/nonexistent:/bin/sh
+ann:x:1000:100:Ann:/vol:/bin/sh
+`;
+const GROUP = 'root:x:0:\nusers:x:100:\nwheel:x:10:bob,ann\naudio:x:29:bob\nnogroup:x:65534:\n';
+// Directories that the second layer does not name, but what is in them: umoci gives them the present.
+const TOUCHED = ['tree', 'tree/deep', 'tree/deep/er'];
+// As `umoci config` sets it in the image.
+const CONFIG = ['user=ann', 'volume=/vol', 'stopsignal=SIGUSR1', 'workingdir=/t'];
+const xattr = (name: string, value: string | Buffer) => ({ [`SCHILY.xattr.${name}`]: value });
 
 /** Layers over busybox with everything that layers can say, all of it below /t; bottom first. */
 const ODD_LAYERS: (Member | Buffer)[][] = [
   [
+    { name: 'etc/passwd', content: PASSWD },
+    { name: 'etc/group', content: GROUP },
+    directory('vol', { uid: 1000, gid: 100 }),
+    { name: 'vol/kept', content: 'kept\n' },
     directory('t', { mode: 0o1777, uid: 3, gid: 4 }),
     { name: 't/plain', content: 'plain', mode: 0o4755, uid: 1000, gid: 100 },
     { name: 't/gone', content: 'gone' },
@@ -56,6 +72,12 @@ const ODD_LAYERS: (Member | Buffer)[][] = [
     symlink('t/absolute', '/etc/passwd'),
     symlink('t/dangling', '../../../nowhere'),
     { name: 't/attributes', content: 'x', pax: xattr('user.note', 'said') },
+    {
+      name: 't/busybox-bound',
+      content: busyboxBytes,
+      mode: 0o755,
+      pax: xattr('security.capability', BIND),
+    },
     { name: 't/pipe', type: '6', mode: 0o600 },
     { name: 't/null', type: '3', major: 1, minor: 3, mode: 0o666 },
     { name: 't/name with \\ and "', content: 'odd name' },
@@ -77,14 +99,6 @@ const ODD_LAYERS: (Member | Buffer)[][] = [
   ],
 ];
 
-// For busybox's tools, on both sides: what is there; times of files only, umoci gives directories the present.
-const LIST = `cd t
-find . | sort | while IFS= read -r n; do
-if [ -d "$n" ] && [ ! -L "$n" ]; then stat -c '%n|%f|%u:%g' "$n"; else stat -c '%n|%f|%u:%g|%s|%h|%t:%T|%Y' "$n"; fi; done
-find . -type l | sort | while IFS= read -r n; do readlink "$n"; done
-find . -type f | sort | tr '\\n' '\\0' | xargs -0 sha256sum
-stat -c %i second third plain plain-again | uniq -c | sed 's/ [0-9]*$//'`;
-
 async function oddRootfs(): Promise<PreparedRootfs> {
   const layout = join(folder, 'layout');
   run('umoci', 'init', '--layout', layout);
@@ -101,19 +115,49 @@ async function oddRootfs(): Promise<PreparedRootfs> {
     writeFileSync(path, archive(...layer));
     run('umoci', 'raw', 'add-layer', '--image', `${layout}:odd`, path);
   }
+  const options = CONFIG.map((option) => `--config.${option}`);
+  run('umoci', 'config', '--image', `${layout}:odd`, ...options);
   const store = await ImageStore.open({ dir: join(folder, 'store') });
   const image = await store.importFrom(layout, { reference: 'odd' });
   return prepareRootfs(image, { dir: join(folder, 'rootfs') });
 }
 
-test('a tree in the guest is what umoci unpacks: whiteouts, links, owners, modes, devices, contents', async () => {
+test('a tree in the guest is what umoci unpacks: whiteouts, links, owners, modes, times, devices, attributes, contents', async () => {
   run('umoci', 'unpack', '--image', `${join(folder, 'layout')}:odd`, join(folder, 'bundle'));
-  const expected = execFileSync('busybox', ['sh', '-ec', LIST], {
-    cwd: join(folder, 'bundle/rootfs'),
-    encoding: 'utf8',
-  });
+  const expected = listHere(join(folder, 'bundle/rootfs/t'));
+  expect(expected.join('\n')).toMatch(/^attributes .* user.note=73616964 sum=/m);
+  expect(expected.join('\n')).toMatch(
+    /^busybox-bound .* security.capability=01000002000400000{24} sum=/m,
+  );
   await using clone = await odd.fork();
-  expect(await shellOf(clone, LIST)).toBe(expected);
+  expect(withoutTimes(await listInside(clone, '/t'), TOUCHED)).toEqual(
+    withoutTimes(expected, TOUCHED),
+  );
+});
+
+test('a file capability is effective in the guest', async () => {
+  await using clone = await odd.fork();
+  const argv = ['/t/busybox-bound', 'grep', 'CapEff', '/proc/self/status'];
+  const { stdout } = await clone.run({ argv, entrypoint: [], user: 'nobody' });
+  expect(stdout).toBe(`CapEff:\t${'400'.padStart(16, '0')}\n`);
+});
+
+test('user with groups, volume, directory and stop signal are what the image’s config says', async () => {
+  await using clone = await odd.fork();
+  const line = 'id; pwd; cat /vol/kept; echo new >/vol/new; cat /vol/new; (: >/t/new) 2>&1; true';
+  const { stdout } = await clone.run({ argv: ['sh', '-c', line], readOnly: true, keep: true });
+  expect(stdout.split('\n')).toEqual([
+    'uid=1000(ann) gid=100(users) groups=10(wheel),100(users)',
+    '/t',
+    'kept',
+    'new',
+    expect.stringMatching(/Read-only file system$/),
+    '',
+  ]);
+  const waiting = "trap 'exit 7' USR1; echo ready; while :; do sleep 0.1; done";
+  const container = clone.start({ argv: ['sh', '-c', waiting] });
+  await untilLine(container.main.stdout, 'ready');
+  await expect(container.stop()).resolves.toMatchObject({ exitCode: 7, signal: null });
 });
 
 test.each([
