@@ -7,7 +7,7 @@ import type { SpawnOptions } from '../options.js';
 import { readySnapshot, withEngine } from './engine.js';
 import { reportFailure } from './failure.js';
 import { printJson } from './output.js';
-import { attachTerminal, connectStreams, terminalSize } from './terminal.js';
+import { attachTerminal, connectStreams, exitCodeAfter, terminalSize } from './terminal.js';
 
 /** Options of the command line. */
 export interface ExecCliOptions {
@@ -55,8 +55,7 @@ async function runAttached(
   try {
     const outputs = connectStreams(command);
     const status = await command.exited;
-    await outputs;
-    return exitCodeOf(status);
+    return exitCodeAfter(await outputs, exitCodeOf(status));
   } finally {
     restoreTerminal();
     process.stdin.destroy();

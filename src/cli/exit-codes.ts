@@ -17,6 +17,8 @@ export const EXIT = {
   notFound: 127,
   /** Plus the number of the signal that ended vmfork or the command. */
   signalled: 128,
+  /** Nobody reads what it writes any more, 128 + SIGPIPE: what a program in a pipeline ends with. */
+  unread: 141,
 } as const;
 
 export const EXIT_HELP = `
@@ -28,4 +30,5 @@ Exit codes:
   125  exec, run: vmfork itself failed
   126  exec, run: the command could not be started
   127  exec, run: the command was not found in the guest
-  128+n  signal n ended vmfork or the command (130: Ctrl-C)`;
+  128+n  signal n ended vmfork or the command (130: Ctrl-C,
+       141: nobody reads its output any more)`;

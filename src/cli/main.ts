@@ -162,6 +162,9 @@ program
   .argument('<image>', 'name, or digest of a manifest')
   .action((image: string) => conclude(() => inspect(image), { json: true }));
 
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => onOutputFailure(stream, error));
+}
 try {
   await program.parseAsync();
 } catch (error) {
@@ -174,12 +177,21 @@ try {
 /** Runs a verb and turns what it throws into a message. */
 async function conclude(verb: () => Promise<number>, options: { json?: boolean }): Promise<void> {
   try {
-    process.exitCode = await verb();
+    const code = await verb();
+    process.exitCode ||= code;
   } catch (error) {
     if (options.json) printJson(failureToJson(error));
     else note(describeFailure(error));
     process.exitCode = EXIT.failed;
   }
+}
+
+/** Results that nobody reads any more are not worth a stack, nor is a full disk; the exit code tells of both. */
+function onOutputFailure(stream: NodeJS.WriteStream, error: NodeJS.ErrnoException): void {
+  // What a command in a guest writes is looked after where it is passed on.
+  if (stream.listenerCount('error') > 1 || stream === process.stderr) return;
+  if (error.code !== 'EPIPE') note(`vmfork: standard output: ${error.message}`);
+  process.exitCode = error.code === 'EPIPE' ? EXIT.unread : EXIT.failed;
 }
 
 function collectEnv(text: string, before: Record<string, string>): Record<string, string> {

@@ -12,7 +12,7 @@ import { ensureGuest, readySnapshot, type SignalHandler, withEngine } from './en
 import { reportFailure } from './failure.js';
 import { note, printJson } from './output.js';
 import { withProgress } from './progress.js';
-import { attachTerminal, connectStreams, terminalSize } from './terminal.js';
+import { attachTerminal, connectStreams, exitCodeAfter, terminalSize } from './terminal.js';
 import { warmLater } from './warm.js';
 
 /** Options of the command line. */
@@ -146,9 +146,9 @@ async function runAttached(
   try {
     const outputs = connectStreams(container.main);
     const { exitCode, oomKilled } = await container.exited;
-    await outputs;
+    const failure = await outputs;
     if (oomKilled) note('vmfork: the container ran out of memory');
-    return exitCode;
+    return exitCodeAfter(failure, exitCode);
   } finally {
     intercept(null);
     restoreTerminal();

@@ -5,7 +5,8 @@ import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 
-const program = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+/** The built command, to be run by node. */
+export const program = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 
 /** What a run of the command did. */
 export interface CliRun {

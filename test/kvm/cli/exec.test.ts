@@ -51,6 +51,14 @@ test('Ctrl-C ends exec with code 130', async () => {
   expect(code).toBe(130);
 });
 
+test('exec ends with code 141 when nobody reads what the command writes, whatever it thinks of SIGPIPE', async () => {
+  const child = startVmfork('exec', '--', 'sh', '-c', 'trap "" PIPE; while :; do echo y; done');
+  await once(child.stdout, 'data');
+  child.stdout.destroy();
+  const [code] = await once(child, 'close');
+  expect(code).toBe(141);
+});
+
 test('demo --json proves that its machines are different and share memory', async () => {
   const { code, stdout } = await vmfork(['demo', '--json']);
   const { machines, proof } = JSON.parse(stdout) as { machines: object[]; proof: object };

@@ -1,8 +1,12 @@
 // `vmfork run` and its images and snapshots as programs, with the built-in image and the cached template of the suite.
 
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { closeSync, openSync } from 'node:fs';
+import type { Readable } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { startVmfork, vmfork } from '../../helpers/cli.js';
+import { program, startVmfork, vmfork } from '../../helpers/cli.js';
 
 const IMAGE = 'busybox';
 let snapshotId: string;
@@ -97,6 +101,38 @@ describe('run', () => {
     });
     const [code] = await once(child, 'close');
     expect({ code, stdout }).toEqual({ code: 5, stdout: 'ready\ncaught\n' });
+  });
+
+  test.each([
+    ['ignores signals, as a first process does', ['yes']],
+    ['tidies up', ['sh', '-c', 'trap "echo tidied >&2; exit 3" PIPE; while :; do echo y; done']],
+  ])(
+    'ends with code 141 when nobody reads what it writes: a command that %s',
+    async (what, argv) => {
+      const child = startVmfork('run', IMAGE, ...argv);
+      const stderr = text(child.stderr);
+      await once(child.stdout, 'data');
+      child.stdout.destroy();
+      const [code] = await once(child, 'close');
+      expect({ code, stderr: await stderr }).toEqual({
+        code: 141,
+        stderr: what === 'tidies up' ? 'tidied\n' : '',
+      });
+    },
+  );
+
+  test('ends with code 125 and says why when what it writes cannot be kept', async () => {
+    const full = openSync('/dev/full', 'w');
+    const child = spawn(process.execPath, [program, 'run', IMAGE, 'yes'], {
+      stdio: ['ignore', full, 'pipe'],
+    });
+    closeSync(full);
+    const [stderr, [code]] = await Promise.all([
+      text(child.stderr as Readable),
+      once(child, 'exit'),
+    ]);
+    expect(code).toBe(125);
+    expect(stderr).toMatch(/output of the command: ENOSPC/);
   });
 
   test('--json prints one document', async () => {

@@ -1,10 +1,10 @@
 // The command line as a user meets it, as far as it needs no /dev/kvm: the built program, its help, its exit codes.
 
 import { spawnSync } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
+import { once } from 'node:events';
+import { text } from 'node:stream/consumers';
 import { expect, test } from 'vitest';
-
-const program = fileURLToPath(new URL('../../../dist/cli/main.js', import.meta.url));
+import { program, startVmfork } from '../../helpers/cli.js';
 
 function vmfork(...args: string[]) {
   return spawnSync(process.execPath, [program, ...args], { encoding: 'utf8' });
@@ -33,6 +33,13 @@ test.each([
   expect(status).toBe(2);
   expect(stdout).toBe('');
   expect(stderr).toContain('error:');
+});
+
+test('results that nobody reads end with code 141, without a stack', async () => {
+  const child = startVmfork('doctor', '--json');
+  child.stdout.destroy();
+  const [stderr, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
+  expect({ code, stderr }).toEqual({ code: 141, stderr: '' });
 });
 
 test('bench refuses an unknown case and names those there are', () => {
