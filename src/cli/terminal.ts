@@ -54,9 +54,12 @@ export function exitCodeAfter(failure: OutputFailure | undefined, exitCode: numb
   });
 }
 
-/** Keys go to the command as they are typed, and its terminal follows the size of ours. Returns what undoes it. */
+/**
+ * The command's terminal follows the size of ours, and keys go to it as they are typed when it reads them. When it does not,
+ * ours goes on making signals of Ctrl-C and the like. Returns what undoes it.
+ */
 export function attachTerminal(command: Command): () => void {
-  const raw = process.stdin.isTTY;
+  const raw = command.stdin !== null && process.stdin.isTTY;
   if (raw) process.stdin.setRawMode(true);
   const onResize = () => command.resize(terminalSize());
   process.stdout.on('resize', onResize);

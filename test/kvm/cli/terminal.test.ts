@@ -35,6 +35,11 @@ class User {
     this.#child.kill('SIGUSR1');
   }
 
+  /** Somebody else sends the command a SIGTERM. */
+  terminates(): void {
+    this.#child.kill('SIGTERM');
+  }
+
   /** Resolves once the text has appeared. */
   async sees(wanted: string): Promise<void> {
     while (!this.#screen.includes(wanted)) {
@@ -87,4 +92,35 @@ test('a container has the terminal, too', async () => {
   await user.sees('40 100');
   user.type('exit 6\n');
   expect(await user.leaves()).toEqual({ code: 6, terminal: 'as it was' });
+});
+
+// Counts what it gets and goes on.
+const stubborn = (signal: string) =>
+  `n=0; trap 'n=$((n+1)); echo caught $n' ${signal}; echo ready; while :; do sleep 0.1; done`;
+
+test('Ctrl-C is a signal for a container with a terminal that reads no keys; the third one ends it', async () => {
+  const user = new User('run', '-t', 'busybox', 'sh', '-c', stubborn('INT'));
+  await user.sees('ready');
+  user.type('\x03');
+  await user.sees('caught 1');
+  user.type('\x03');
+  await user.sees('caught 2');
+  user.type('\x03');
+  expect(await user.leaves()).toEqual({ code: 130, terminal: 'as it was' });
+});
+
+test('a terminal whose keys a container read is as it was when a signal has ended vmfork', async () => {
+  const user = new User('run', '-i', '-t', 'busybox', 'sh', '-c', stubborn('TERM'));
+  await user.sees('ready');
+  user.terminates();
+  await user.sees('caught 1');
+  user.terminates();
+  await user.sees('caught 2');
+  user.terminates();
+  expect(await user.leaves()).toEqual({ code: 143, terminal: 'as it was' });
+});
+
+test('a terminal is as it was when a signal has ended the container', async () => {
+  const user = new User('run', '-i', '-t', '--init', 'busybox', 'sh', '-c', 'kill -9 $$');
+  expect(await user.leaves()).toEqual({ code: 137, terminal: 'as it was' });
 });

@@ -1,7 +1,7 @@
 // Runs on the host: gives a command a terminal of its own, as a terminal emulator would, and says what became of it.
 //   terminal COMMAND [ARGUMENT…]: standard input is what the user types, standard output what the user sees; SIGUSR1
-//   enlarges the window from 25 x 90 to 40 x 100. Ends with the command's exit code; standard error tells whether the
-//   command left the terminal as it found it.
+//   enlarges the window from 25 x 90 to 40 x 100; SIGTERM goes on to the command. Ends with the command's exit code; standard
+//   error tells whether the command left the terminal as it found it.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -18,11 +18,14 @@ static const struct winsize kSmall = {.ws_row = 25, .ws_col = 90};
 static const struct winsize kLarge = {.ws_row = 40, .ws_col = 100};
 
 static int master;
+static pid_t pid;
 
 static void enlarge(int number) {
   (void)number;
   ioctl(master, TIOCSWINSZ, &kLarge);
 }
+
+static void pass_on(int number) { kill(pid, number); }
 
 _Noreturn static void run(const char *path, char **command) {
   setsid();
@@ -61,8 +64,9 @@ int main(int count, char **arguments) {
   ioctl(master, TIOCSWINSZ, &kSmall);
   tcgetattr(master, &before);
   signal(SIGUSR1, enlarge);
-  pid_t pid = fork();
+  pid = fork();
   if (pid == 0) run(path, arguments + 1);
+  signal(SIGTERM, pass_on);
   relay();
   int status;
   while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
