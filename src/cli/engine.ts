@@ -10,30 +10,42 @@ import { note } from './output.js';
 
 // Loading a cached template takes milliseconds.
 const PATIENCE_MS = 500;
-const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+const ENDING: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 
-/** Takes a signal and says whether it is dealt with; else it ends the command. */
+/** Takes a signal and says whether it is dealt with; else one that ends commands ends this one. */
 export type SignalHandler = (signal: NodeJS.Signals) => boolean;
 
-/** Runs `work` with an engine of its own. Signals end it, unless what `work` gives to `intercept` takes them. */
+/**
+ * Runs `work` with an engine of its own. Signals end it, unless what `work` gives to `intercept` takes them. It takes those
+ * of `further`, too, also such as came before; nothing else is done about these.
+ */
 export async function withEngine<T>(
   work: (engine: Engine, intercept: (handler: SignalHandler | null) => void) => Promise<T>,
+  further: readonly NodeJS.Signals[] = [],
 ): Promise<T> {
   const engine = new Engine();
+  const early = new Set<NodeJS.Signals>();
   let signalled = false;
   let handler: SignalHandler | null = null;
   const onSignal = (signal: NodeJS.Signals) => {
     if (!signalled && handler?.(signal)) return;
+    if (!ENDING.includes(signal)) {
+      early.add(signal);
+      return;
+    }
     const code = EXIT.signalled + constants.signals[signal];
     if (signalled) process.exit(code);
     signalled = true;
     const leave = () => process.exit(code);
     engine.close().then(leave, leave);
   };
-  for (const signal of SIGNALS) process.on(signal, onSignal);
+  const signals = new Set([...ENDING, ...further]);
+  for (const signal of signals) process.on(signal, onSignal);
   try {
     return await work(engine, (given) => {
       handler = given;
+      for (const signal of early) given?.(signal);
+      early.clear();
     });
   } catch (error) {
     // Calls that the signal cut off fail; the exit under way is their answer.
@@ -41,7 +53,7 @@ export async function withEngine<T>(
     throw error;
   } finally {
     await engine.close();
-    for (const signal of SIGNALS) process.off(signal, onSignal);
+    for (const signal of signals) process.off(signal, onSignal);
   }
 }
 

@@ -12,6 +12,7 @@ import { ensureGuest, readySnapshot, type SignalHandler, withEngine } from './en
 import { reportFailure } from './failure.js';
 import { note, printJson } from './output.js';
 import { withProgress } from './progress.js';
+import { FORWARDED_SIGNALS, forwardTo } from './signals.js';
 import { attachTerminal, connectStreams, exitCodeAfter, terminalSize } from './terminal.js';
 import { warmLater } from './warm.js';
 
@@ -45,9 +46,6 @@ interface ReadyMachine {
   warmed: boolean;
 }
 
-// As the docker command line: whoever asks a third time does not want to wait any more.
-const PATIENCE = 3;
-
 /** Returns the exit code. */
 export async function run(
   reference: string,
@@ -65,7 +63,7 @@ export async function run(
       return options.json
         ? await runForJson(machine, argv, options)
         : await runAttached(clone, argv, options, intercept);
-    });
+    }, FORWARDED_SIGNALS);
     if (cold && options.warm !== false && options.disk === undefined) {
       await warmLater(cold, shapeOf(options));
     }
@@ -137,12 +135,7 @@ async function runAttached(
     ...(options.tty && { pty: terminalSize() }),
   });
   const restoreTerminal = options.tty ? attachTerminal(container.main) : () => {};
-  let asked = 0;
-  intercept((signal) => {
-    if (++asked >= PATIENCE || !container.running) return false;
-    container.main.kill(signal);
-    return true;
-  });
+  intercept(forwardTo(container));
   try {
     const outputs = connectStreams(container.main);
     const { exitCode, oomKilled } = await container.exited;

@@ -3,6 +3,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
+import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -90,17 +91,22 @@ describe('run', () => {
     expect((await vmfork(['run', ...argv])).code).toBe(expected);
   });
 
-  test('forwards a signal to the main process', async () => {
-    const script = 'trap "echo caught; exit 5" TERM; echo ready; while :; do sleep 0.1; done';
+  test('forwards signals to the main process, a reload as often as it is asked for', async () => {
+    // Without CONT: whoever stops tests for a while sends one of his own.
+    const signals = ['HUP', 'HUP', 'HUP', 'HUP', 'USR1', 'USR2', 'QUIT', 'ALRM', 'TERM'];
+    const traps = [...new Set(signals)].map((name) => `trap "echo ${name}" ${name}`).join('; ');
+    const last = 'trap "echo TERM; exit 5" TERM';
+    const script = `${traps}; ${last}; echo ready; while :; do sleep 0.1; done`;
     const child = startVmfork('run', IMAGE, 'sh', '-c', script);
-    let stdout = '';
-    child.stdout.on('data', (bytes) => {
-      const isFirst = stdout === '';
-      stdout += bytes;
-      if (isFirst) child.kill('SIGTERM');
-    });
-    const [code] = await once(child, 'close');
-    expect({ code, stdout }).toEqual({ code: 5, stdout: 'ready\ncaught\n' });
+    const [stderr, ended] = [text(child.stderr), once(child, 'close')];
+    const seen: string[] = [];
+    for await (const line of createInterface(child.stdout)) {
+      const next = signals[seen.length];
+      seen.push(line);
+      if (next) child.kill(`SIG${next}` as NodeJS.Signals);
+    }
+    expect(seen).toEqual(['ready', ...signals]);
+    expect({ code: (await ended)[0], stderr: await stderr }).toEqual({ code: 5, stderr: '' });
   });
 
   test.each([
