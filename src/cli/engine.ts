@@ -10,17 +10,20 @@ import { note } from './output.js';
 
 // Loading a cached template takes milliseconds.
 const PATIENCE_MS = 500;
-const ENDING: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
+const ENDING: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'];
 
 /** Takes a signal and says whether it is dealt with; else one that ends commands ends this one. */
 export type SignalHandler = (signal: NodeJS.Signals) => boolean;
+
+/** Gives signals to a handler from now on; null: to none. */
+export type Intercept = (handler: SignalHandler | null) => void;
 
 /**
  * Runs `work` with an engine of its own. Signals end it, unless what `work` gives to `intercept` takes them. It takes those
  * of `further`, too, also such as came before; nothing else is done about these.
  */
 export async function withEngine<T>(
-  work: (engine: Engine, intercept: (handler: SignalHandler | null) => void) => Promise<T>,
+  work: (engine: Engine, intercept: Intercept) => Promise<T>,
   further: readonly NodeJS.Signals[] = [],
 ): Promise<T> {
   const engine = new Engine();

@@ -8,7 +8,7 @@ import type { Snapshot } from '../kvm/snapshot.js';
 import type { StoredImage } from '../oci/image.js';
 import { findImage, prepareRootfs } from '../oci/prepare.js';
 import { ImageStore } from '../oci/store.js';
-import { ensureGuest, readySnapshot, type SignalHandler, withEngine } from './engine.js';
+import { ensureGuest, type Intercept, readySnapshot, withEngine } from './engine.js';
 import { reportFailure } from './failure.js';
 import { note, printJson } from './output.js';
 import { withProgress } from './progress.js';
@@ -61,7 +61,7 @@ export async function run(
       await using clone = machine.clone;
       if (!machine.warmed) cold = image;
       return options.json
-        ? await runForJson(machine, argv, options)
+        ? await runForJson(machine, argv, options, intercept)
         : await runAttached(clone, argv, options, intercept);
     }, FORWARDED_SIGNALS);
     if (cold && options.warm !== false && options.disk === undefined) {
@@ -115,9 +115,12 @@ async function runForJson(
   { clone, warmed }: ReadyMachine,
   argv: readonly string[],
   options: RunCliOptions,
+  intercept: Intercept,
 ): Promise<number> {
   const stdin = options.interactive ? process.stdin : undefined;
-  const result = await clone.run({ ...containerOptions(argv, options), stdin });
+  const running = clone.run({ ...containerOptions(argv, options), stdin });
+  if (clone.container) intercept(forwardTo(clone.container));
+  const result = await running;
   process.stdin.destroy();
   printJson({ ...result, warmed, machine: clone.identity, timings: clone.timings() });
   return result.exitCode;
@@ -127,7 +130,7 @@ async function runAttached(
   clone: Clone,
   argv: readonly string[],
   options: RunCliOptions,
-  intercept: (handler: SignalHandler | null) => void,
+  intercept: Intercept,
 ): Promise<number> {
   const container = clone.start({
     ...containerOptions(argv, options),

@@ -109,6 +109,17 @@ describe('run', () => {
     expect({ code: (await ended)[0], stderr: await stderr }).toEqual({ code: 5, stderr: '' });
   });
 
+  test('forwards signals with --json, too', async () => {
+    const bytes = 1024 * 1024;
+    const script = `trap "exit 5" USR1; head -c ${bytes} >/dev/null; while :; do sleep 0.1; done`;
+    const child = startVmfork('run', '-i', '--json', IMAGE, 'sh', '-c', script);
+    // More than fits on the way: when it is gone, somebody reads it.
+    child.stdin.write(Buffer.alloc(bytes), () => child.kill('SIGUSR1'));
+    const [stdout, [code]] = await Promise.all([text(child.stdout), once(child, 'close')]);
+    expect(code).toBe(5);
+    expect(JSON.parse(stdout)).toMatchObject({ exitCode: 5 });
+  });
+
   test.each([
     ['ignores signals, as a first process does', ['yes']],
     ['tidies up', ['sh', '-c', 'trap "echo tidied >&2; exit 3" PIPE; while :; do echo y; done']],
