@@ -4,6 +4,7 @@ import { exitCodeOf } from '../container/process.js';
 import { DEFAULT_ENV } from '../exec/command.js';
 import type { Clone } from '../kvm/clone.js';
 import type { SpawnOptions } from '../options.js';
+import type { Variables } from './arguments.js';
 import { readySnapshot, withEngine } from './engine.js';
 import { reportFailure } from './failure.js';
 import { printJson } from './output.js';
@@ -13,7 +14,7 @@ import { attachTerminal, connectStreams, exitCodeAfter, terminalSize } from './t
 export interface ExecCliOptions {
   json?: boolean;
   tty?: boolean;
-  env: Record<string, string>;
+  env: Variables;
   cwd?: string;
   timeoutMs?: number;
   memoryMib?: number;
@@ -64,8 +65,10 @@ async function runAttached(
 
 function commandOptions({ env, cwd, timeoutMs, tty }: ExecCliOptions): SpawnOptions {
   const terminal = tty ? { TERM: process.env.TERM ?? 'xterm-256color' } : {};
+  const variables = Object.entries({ ...DEFAULT_ENV, ...terminal, ...env });
+  const set = variables.filter((one): one is [string, string] => one[1] !== undefined);
   return {
-    env: { ...DEFAULT_ENV, ...terminal, ...env },
+    env: Object.fromEntries(set),
     cwd,
     timeoutMs,
     ...(tty && { pty: terminalSize() }),

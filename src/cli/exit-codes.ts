@@ -5,15 +5,15 @@ export const EXIT = {
   ok: 0,
   /** It did not work; the message says why. `doctor`: it found problems. */
   failed: 1,
-  /** The command line is wrong. */
+  /** The command line is wrong, except of `exec` and `run`. */
   usage: 2,
   /** `exec`: --timeout-ms passed. */
   timedOut: 124,
-  /** `exec`: vmfork itself failed. */
+  /** `exec`, `run`: vmfork itself failed, or was called wrongly. */
   execFailed: 125,
-  /** `exec`: the command was found but could not be started. */
+  /** `exec`, `run`: the command was found but could not be started. */
   cannotStart: 126,
-  /** `exec`: the command was not found in the guest. */
+  /** `exec`, `run`: the command was not found in the guest. */
   notFound: 127,
   /** Plus the number of the signal that ended vmfork or the command. */
   signalled: 128,
@@ -25,10 +25,10 @@ export const EXIT_HELP = `
 Exit codes:
   0    success; of exec and run: the own code of the command
   1    it did not work, or doctor found problems
-  2    wrong command line
+  2    wrong command line, except of exec and run
   124  exec: --timeout-ms passed
-  125  exec, run: vmfork itself failed
+  125  exec, run: vmfork itself failed, or wrong command line
   126  exec, run: the command could not be started
   127  exec, run: the command was not found in the guest
-  128+n  signal n ended vmfork or the command (130: Ctrl-C,
+  128+n  signal n ended vmfork or the command (130: Ctrl-C, 137: killed, also for want of memory,
        141: nobody reads its output any more)`;

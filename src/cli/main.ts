@@ -2,8 +2,17 @@
 // The command line `vmfork`: reads arguments and hands over to one file per verb. Results go to standard output, the rest
 // to standard error.
 
-import { Command, InvalidArgumentError, Option } from 'commander';
+import { Command, type CommanderError, Option } from 'commander';
 import { VERSION } from '../version.js';
+import {
+  collect,
+  collectEnv,
+  collectTmpfs,
+  parseCpus,
+  parseInteger,
+  parseMiB,
+  parseTimeout,
+} from './arguments.js';
 import { bench } from './bench.js';
 import { demo } from './demo.js';
 import { doctor } from './doctor.js';
@@ -16,8 +25,9 @@ import { type RunCliOptions, run } from './run.js';
 import { createSnapshot, listSnapshots, removeSnapshots } from './snapshots.js';
 
 const JSON_OPTION = '--json';
+// What commander ends with when the command line is wrong.
+const USAGE = 1;
 const JSON_HELP = 'print one JSON document and nothing else';
-const MOST_TIMEOUT_MS = 0x7fff_ffff;
 
 const program = new Command('vmfork')
   .description('Boots a Linux guest on /dev/kvm once, then forks it.')
@@ -50,6 +60,7 @@ program
 
 program
   .command('exec')
+  .exitOverride(asForItsCommand)
   .description('fork once, run a command, end with its exit code')
   .usage('[options] -- command [arguments...]')
   .argument('<command...>', 'the command and its arguments')
@@ -72,6 +83,7 @@ program
 
 program
   .command('run')
+  .exitOverride(asForItsCommand)
   .description('run a container in a machine of its own; `busybox` is there without a registry')
   .argument('<image>', 'name of the image; pulled when it is not in the store')
   .argument('[command...]', "instead of the image's command")
@@ -82,7 +94,7 @@ program
   .option('-w, --workdir <path>', 'working directory in the container')
   .option('-u, --user <user>', 'name, uid, name:group or uid:gid')
   .option('-m, --memory <size>', 'memory of the machine, e.g. 256m or 1g; default 128m', parseMiB)
-  .option('--cpus <count>', 'processors of the machine, 1 to 8; default 1', parseInteger)
+  .option('--cpus <count>', 'processors of the machine, up to 8, rounded up; default 1', parseCpus)
   .option('--disk <size>', 'keep what is written on a scratch disk instead of memory', parseMiB)
   .option('--entrypoint <program>', "instead of the image's; empty for none")
   .option('--read-only', 'the root filesystem cannot be written')
@@ -110,7 +122,7 @@ snapshot
   .description('warm an image')
   .argument('<image>', 'name of the image')
   .option('-m, --memory <size>', 'memory of the machine; default 128m', parseMiB)
-  .option('--cpus <count>', 'processors of the machine; default 1', parseInteger)
+  .option('--cpus <count>', 'processors of the machine, rounded up; default 1', parseCpus)
   .option(JSON_OPTION, JSON_HELP)
   .action((image: string, options) => conclude(() => createSnapshot(image, options), options));
 snapshot
@@ -171,7 +183,13 @@ try {
   // commander has printed what is wrong, or the help that was asked for.
   const { exitCode } = error as { exitCode?: number };
   if (exitCode === undefined) throw error;
-  process.exitCode = exitCode === 0 ? EXIT.ok : EXIT.usage;
+  process.exitCode = exitCode === USAGE ? EXIT.usage : exitCode;
+}
+
+/** A code below 125 would be the command's that was to be run. */
+function asForItsCommand(error: CommanderError): never {
+  if (error.exitCode === USAGE) error.exitCode = EXIT.execFailed;
+  throw error;
 }
 
 /** Runs a verb and turns what it throws into a message. */
@@ -192,43 +210,4 @@ function onOutputFailure(stream: NodeJS.WriteStream, error: NodeJS.ErrnoExceptio
   if (stream.listenerCount('error') > 1 || stream === process.stderr) return;
   if (error.code !== 'EPIPE') note(`vmfork: standard output: ${error.message}`);
   process.exitCode = error.code === 'EPIPE' ? EXIT.unread : EXIT.failed;
-}
-
-function collectEnv(text: string, before: Record<string, string>): Record<string, string> {
-  const at = text.indexOf('=');
-  const name = at < 0 ? text : text.slice(0, at);
-  if (name === '') throw new InvalidArgumentError('must be NAME=value or NAME');
-  const value = at < 0 ? process.env[name] : text.slice(at + 1);
-  return value === undefined ? before : { ...before, [name]: value };
-}
-
-function collect(text: string, before: string[] = []): string[] {
-  return [...before, text];
-}
-
-function collectTmpfs(text: string, before: Record<string, string> = {}): Record<string, string> {
-  const at = text.indexOf(':');
-  const path = at < 0 ? text : text.slice(0, at);
-  return { ...before, [path]: at < 0 ? '' : text.slice(at + 1) };
-}
-
-/** Sizes as docker takes them: bytes, or with k, m or g. */
-function parseMiB(text: string): number {
-  const found = /^(\d+)([bkmg]?)b?$/i.exec(text);
-  const shift = 'bkmg'.indexOf((found?.[2] || 'b').toLowerCase()) * 10;
-  const mib = Math.floor((Number(found?.[1]) * 2 ** shift) / 2 ** 20);
-  if (mib >= 1) return mib;
-  throw new InvalidArgumentError('must be a size of at least 1 MiB, e.g. 256m or 1g');
-}
-
-function parseInteger(text: string): number {
-  const value = Number(text);
-  if (Number.isSafeInteger(value) && value >= 1) return value;
-  throw new InvalidArgumentError('must be a positive integer');
-}
-
-function parseTimeout(text: string): number {
-  const value = parseInteger(text);
-  if (value <= MOST_TIMEOUT_MS) return value;
-  throw new InvalidArgumentError(`must be at most ${MOST_TIMEOUT_MS}`);
 }

@@ -8,6 +8,7 @@ import type { Snapshot } from '../kvm/snapshot.js';
 import type { StoredImage } from '../oci/image.js';
 import { findImage, prepareRootfs } from '../oci/prepare.js';
 import { ImageStore } from '../oci/store.js';
+import type { Variables } from './arguments.js';
 import { ensureGuest, type Intercept, readySnapshot, withEngine } from './engine.js';
 import { reportFailure } from './failure.js';
 import { note, printJson } from './output.js';
@@ -21,7 +22,7 @@ export interface RunCliOptions {
   json?: boolean;
   interactive?: boolean;
   tty?: boolean;
-  env: Record<string, string>;
+  env: Variables;
   workdir?: string;
   user?: string;
   /** MiB. */

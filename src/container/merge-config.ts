@@ -78,7 +78,7 @@ function mergeArgv(config: RunConfig, options: ContainerOptions): ByteString[] {
 /** Later ones win; what the machine adds comes first, so that image and caller can replace it. */
 function mergeEnv(
   image: readonly string[],
-  own: Readonly<Record<string, ByteString>>,
+  own: Readonly<Record<string, ByteString | undefined>>,
   { pty }: RunContext,
 ): ByteString[] {
   const merged = new Map<string, ByteString>([['PATH', DEFAULT_PATH]]);
@@ -88,7 +88,10 @@ function mergeEnv(
     // Old images have names without a value: Docker unsets those.
     if (sign > 0) merged.set(line.slice(0, sign), line.slice(sign + 1));
   }
-  for (const [name, value] of Object.entries(own)) merged.set(name, value);
+  for (const [name, value] of Object.entries(own)) {
+    if (value === undefined) merged.delete(name);
+    else merged.set(name, value);
+  }
   return [...merged].map(([name, value]) => variable(name, value));
 }
 

@@ -11,8 +11,8 @@ export interface ContainerOptions {
   argv?: readonly ByteString[] | undefined;
   /** Words before argv; an empty list means none. Given, the image's Cmd does not count. Default: the image's. */
   entrypoint?: readonly ByteString[] | undefined;
-  /** Variables added to the image's, by name; names are text. */
-  env?: Readonly<Record<string, ByteString>> | undefined;
+  /** Variables added to the image's, by name; names are text. Undefined takes the image's away. */
+  env?: Readonly<Record<string, ByteString | undefined>> | undefined;
   /** Working directory, absolute; made when it is missing. Default: the image's, else `/`. */
   cwd?: ByteString | undefined;
   /** `name`, `uid`, `name:group` or `uid:gid`, looked up inside the image. Default: the image's, else root. */
@@ -116,6 +116,15 @@ const capabilities = {
   accepts: 'an array of capability names',
   test: (value: unknown) => Array.isArray(value) && value.every(isText),
 };
+/** Undefined takes a variable of the image's away. */
+const environment = {
+  accepts: 'an object of strings, Uint8Arrays or undefined, without NUL, names without =',
+  test: (value: unknown) =>
+    isRecord(value) &&
+    ENV.test(
+      Object.fromEntries(Object.entries(value).map(([name, content]) => [name, content ?? ''])),
+    ),
+};
 const MIB = 1024 * 1024;
 
 function isRlimit(value: unknown): boolean {
@@ -130,7 +139,7 @@ function isRlimit(value: unknown): boolean {
 export const CONTAINER_OPTIONS: Rules = {
   argv: words,
   entrypoint: words,
-  env: ENV,
+  env: environment,
   cwd: { accepts: 'an absolute path without NUL', test: isAbsolutePath },
   user: { accepts: 'name, uid, name:group or uid:gid', test: isText },
   stopSignal: {

@@ -52,16 +52,23 @@ describe('run', () => {
     expect(run.stdout).toBe(`green ${process.env.HOME} /var 65534 1\n`);
   });
 
+  test('-e of a variable that we have not takes it away', async () => {
+    const options = ['-e', 'COLOUR=green', '-e', 'COLOUR', '-e', 'EMPTY='];
+    const { stdout } = await vmfork(['run', ...options, IMAGE, 'env']);
+    expect(stdout.split('\n')).toContain('EMPTY=');
+    expect(stdout).not.toContain('COLOUR');
+  });
+
   test('--read-only and --tmpfs', async () => {
     const script = 'touch /x 2>/dev/null || touch /scratch/y && ls /scratch';
     const options = ['--read-only', '--tmpfs', '/scratch:size=1m'];
     expect((await vmfork(['run', ...options, IMAGE, 'sh', '-c', script])).stdout).toBe('y\n');
   });
 
-  test('--memory and --cpus are the machine’s, --disk is where it writes', async () => {
+  test('--memory and --cpus, rounded up, are the machine’s, --disk is where it writes', async () => {
     const script =
       'nproc; free -m | while read -r n t x; do [ $n = Mem: ] && echo $t; done; cat /proc/mounts';
-    const options = ['--memory', '192m', '--cpus', '2', '--disk', '16m'];
+    const options = ['--memory', '192m', '--cpus', '1.5', '--disk', '16m'];
     const { stdout } = await vmfork(['run', ...options, IMAGE, 'sh', '-c', script]);
     const [processors, mebibytes, ...mounts] = stdout.split('\n');
     expect(processors).toBe('2');

@@ -20,6 +20,15 @@ test('--help names every verb and every exit code', () => {
 
 test.each([
   ['an unknown verb', ['fly']],
+  ['an unknown option', ['images', '--fast']],
+  ['a missing argument', ['pull']],
+])('%s is a usage error, exit code 2', (_, args) => {
+  const { status, stdout, stderr } = vmfork(...args);
+  expect({ status, stdout }).toEqual({ status: 2, stdout: '' });
+  expect(stderr).toContain('error:');
+});
+
+test.each([
   ['exec without a command', ['exec']],
   ['a time limit that is no number', ['exec', '--timeout-ms', 'soon', '--', 'true']],
   [
@@ -28,10 +37,13 @@ test.each([
   ],
   ['a variable without a name', ['exec', '--env', '=value', '--', 'true']],
   ['a terminal and a document at once', ['exec', '--tty', '--json', '--', 'true']],
-])('%s is a usage error, exit code 2', (_, args) => {
+  ['run without an image', ['run']],
+  ['an option that run has not', ['run', '--fast', 'busybox']],
+  ['memory that is no size', ['run', '--memory', 'much', 'busybox']],
+  ['no processors', ['run', '--cpus', '0', 'busybox']],
+])('%s is told from what the command itself ends with, exit code 125', (_, args) => {
   const { status, stdout, stderr } = vmfork(...args);
-  expect(status).toBe(2);
-  expect(stdout).toBe('');
+  expect({ status, stdout }).toEqual({ status: 125, stdout: '' });
   expect(stderr).toContain('error:');
 });
 

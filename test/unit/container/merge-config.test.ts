@@ -48,6 +48,12 @@ describe('environment', () => {
     expect(env).toEqual(['PATH=/bin', 'TERM=xterm', 'A=1', 'B=', 'E=x y']);
   });
 
+  test('what is undefined is taken away', () => {
+    const config = { Cmd: ['x'], Env: ['A=1', 'B=2'] };
+    const { env } = mergeConfig(config, { env: { A: undefined, C: undefined } });
+    expect(env).toEqual([PATH, 'B=2']);
+  });
+
   test('there is always a PATH, and HOME is the agent’s to find', () => {
     expect(mergeConfig({ Cmd: ['x'] }).env).toEqual([PATH]);
   });
