@@ -172,6 +172,7 @@ program
   .command('inspect')
   .description('show an image as JSON: layers, and how it says it is run')
   .argument('<image>', 'name, or digest of a manifest')
+  .option(JSON_OPTION, `${JSON_HELP}, as without it; failures too`)
   .action((image: string) => conclude(() => inspect(image), { json: true }));
 
 for (const stream of [process.stdout, process.stderr]) {

@@ -1,4 +1,5 @@
-// Progress of images on their way in: a bar for each layer on a terminal, a line for each step elsewhere.
+// Progress of images on their way in, on standard error: a bar for each layer on a terminal, a line for each step elsewhere,
+// and for programs a line of JSON.
 
 import { createRequire } from 'node:module';
 import type { MultiBar, SingleBar } from 'cli-progress';
@@ -15,13 +16,16 @@ interface Progress {
   stop(): void;
 }
 
-/** Shows the progress that `work` reports, unless one JSON document is all that may be printed. */
+/** Shows the progress that `work` reports. */
 export async function withProgress<T>(
   json: boolean | undefined,
-  work: (onProgress: ((progress: ImageProgress) => void) | undefined) => Promise<T>,
+  work: (onProgress: (progress: ImageProgress) => void) => Promise<T>,
 ): Promise<T> {
-  if (json) return work(undefined);
-  const progress: Progress = process.stderr.isTTY ? new Bars() : new Lines();
+  const progress: Progress = json
+    ? new JsonLines()
+    : process.stderr.isTTY
+      ? new Bars()
+      : new Lines();
   try {
     return await work((step) => progress.report(step));
   } finally {
@@ -67,6 +71,14 @@ class Lines implements Progress {
     if (digest === undefined) return;
     if (phase === 'exists') note(`${shortDigest(digest)}: is there`);
     else if (doneBytes === totalBytes) note(`${shortDigest(digest)}: ${formatBytes(totalBytes)}`);
+  }
+
+  stop(): void {}
+}
+
+class JsonLines implements Progress {
+  report(progress: ImageProgress): void {
+    note(JSON.stringify(progress));
   }
 
   stop(): void {}

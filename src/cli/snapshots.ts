@@ -7,6 +7,7 @@ import { ImageStore } from '../oci/store.js';
 import { ensureGuest, withEngine } from './engine.js';
 import { EXIT } from './exit-codes.js';
 import { formatBytes, formatTable, note, printJson, printLines } from './output.js';
+import { withProgress } from './progress.js';
 
 interface JsonOption {
   json?: boolean;
@@ -25,7 +26,10 @@ export async function createSnapshot(
 ): Promise<number> {
   const entry = await withEngine(async (engine) => {
     await ensureGuest();
-    const image = await findImage(await ImageStore.open(), reference);
+    const store = await ImageStore.open();
+    const image = await withProgress(json, (onProgress) =>
+      findImage(store, reference, { onProgress }),
+    );
     if (!json) note('warming the image, once');
     return createWarmed(engine, image, { memoryMiB: memory, vcpus: cpus });
   });

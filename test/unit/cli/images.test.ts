@@ -1,10 +1,11 @@
 // `vmfork pull | import | images | inspect | rmi` as programs, with a store of their own and a real registry.
 
+import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { prepareRootfs } from '#src/oci/prepare.js';
 import { ImageStore } from '#src/oci/store.js';
-import { vmfork } from '../../helpers/cli.js';
+import { program, vmfork } from '../../helpers/cli.js';
 import { type Layers, makeLayout, Scratch, skopeo } from '../../helpers/oci/images.js';
 import { Registry } from '../../helpers/oci/registry.js';
 
@@ -31,8 +32,8 @@ afterAll(async () => {
 
 /** Runs it with --json and reads the one document. */
 async function document(...args: string[]): Promise<unknown> {
-  const { code, stdout, stderr } = await vmfork([...args, '--json']);
-  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  const { code, stdout } = await vmfork([...args, '--json']);
+  expect(code).toBe(0);
   return JSON.parse(stdout);
 }
 
@@ -48,8 +49,27 @@ test('an image is pulled and imported, listed, inspected and removed', async () 
   expect(table).toContain(pulled);
   const { stdout: shown } = await vmfork(['inspect', 'mine:v2']);
   expect(JSON.parse(shown).config.rootfs.diff_ids).toEqual(layers.diffIds);
+  expect(await document('inspect', 'mine:v2')).toEqual(JSON.parse(shown));
   expect(await document('rmi', pulled, 'mine:v2')).toMatchObject({ removed: [pulled, 'mine:v2'] });
   expect(await document('images')).toEqual([]);
+});
+
+test('progress is lines of JSON for a program, and bars on a terminal', async () => {
+  const { stderr } = await vmfork(['pull', pulled, '--json']);
+  const steps = stderr.trim().split('\n');
+  const last = JSON.parse(steps.at(-1) ?? '') as { doneBytes: number; totalBytes: number };
+  expect(steps.map((line) => JSON.parse(line).phase)).toContain('download');
+  expect(last).toMatchObject({ phase: 'done', doneBytes: last.totalBytes });
+  await vmfork(['rmi', pulled]);
+  // script(1) gives it a terminal, and writes what appears there.
+  const command = `'${process.execPath}' '${program}' pull ${pulled}`;
+  const options = ['--quiet', '--return', '--command', command, '/dev/null'];
+  const { status, stdout: screen } = spawnSync('script', options, { encoding: 'utf8' });
+  expect(status).toBe(0);
+  expect(screen).toMatch(/█+ {2}.* of /);
+  expect(screen).toContain('\x1b');
+  expect(screen).toContain(pulled);
+  await vmfork(['rmi', pulled]);
 });
 
 test('removing an image frees the root filesystem that was built from it', async () => {
