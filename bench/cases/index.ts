@@ -5,6 +5,7 @@ import type { BenchCase } from '../harness/case.js';
 import { attach } from './attach.js';
 import { boot } from './boot.js';
 import { branch } from './branch.js';
+import { cliRun } from './cli-run.js';
 import { container } from './container.js';
 import { density } from './density.js';
 import { exec } from './exec.js';
@@ -47,6 +48,7 @@ export const CASES: readonly BenchCase[] = [
   imageBuild,
   attach,
   container,
+  cliRun,
   pageSharing,
   warmPython,
   peerQemu,

@@ -1,5 +1,5 @@
-// What a clone pays for reading files of its image that were read in the template before the snapshot: 20 clones at once,
-// each of which reads the same 20 MiB. For comparison one clone whose template had the image attached, but not read.
+// What a clone pays for reading files of its image that were read in the template before the snapshot: 20 clones that live
+// at once and read the same 20 MiB, one after the other, each paused when it has. For comparison one clone whose template had the image attached, but not read.
 
 import type { Clone, Snapshot } from '#src/index.js';
 import type { BenchCase } from '../harness/case.js';
