@@ -13,6 +13,7 @@
 #include "vm/end_reporter.h"
 #include "vm/guest_loader.h"
 #include "vm/machine.h"
+#include "vm/retired_machine.h"
 
 namespace vmfork {
 
@@ -220,7 +221,7 @@ Result<std::shared_ptr<Vm>> Vm::ForkInto(std::unique_ptr<Shell> shell,
 Result<void> Vm::Reset(const ForkOptions& options) {
   std::lock_guard order(order_mutex_);
   VMFORK_CHECK(CheckResettable());
-  if (retired_.valid()) retired_.wait();
+  if (retired_ != nullptr) retired_->TakeDown();
   StageClock clock;
   VMFORK_TRY(before, ResetInto(nullptr, options, clock));
   Retire(std::move(before));
@@ -231,8 +232,7 @@ Result<bool> Vm::TryReset(const ForkOptions& options, const std::function<void()
   const std::unique_lock order(order_mutex_, std::try_to_lock);
   if (!order) return false;
   VMFORK_CHECK(CheckResettable());
-  if (retired_.valid() && retired_.wait_for(std::chrono::seconds(0)) != std::future_status::ready)
-    return false;
+  if (retired_ != nullptr && !retired_->IsGone()) return false;
   StageClock clock;
   auto shell = TryTakeShell(*engine_, *origin_, clock);
   if (shell == nullptr) return false;
@@ -257,14 +257,8 @@ Result<std::unique_ptr<Machine>> Vm::ResetInto(std::unique_ptr<Shell> shell,
 
 void Vm::Retire(std::unique_ptr<Machine> machine) {
   machine->RequestStop();
-  // Shared, because the pool's tasks are copyable.
-  auto shared = std::make_shared<std::unique_ptr<Machine>>(std::move(machine));
-  auto done = std::make_shared<std::promise<void>>();
-  retired_ = done->get_future().share();
-  engine_->Reapers().Submit([shared, done] {
-    shared->reset();
-    done->set_value();
-  });
+  retired_ = std::make_shared<RetiredMachine>(std::move(machine));
+  engine_->Reapers().Submit([retired = retired_] { retired->TakeDown(); });
 }
 
 std::vector<Stage> Vm::Stages() const {
@@ -385,7 +379,8 @@ void Vm::Destroy() {
     control_.Reset();
   }
   machine.reset();
-  if (retired_.valid()) retired_.wait();
+  // Not by waiting for the reaper that is to do it: this may be the only one that is free.
+  if (retired_ != nullptr) retired_->TakeDown();
 }
 
 }  // namespace vmfork

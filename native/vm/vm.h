@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <functional>
-#include <future>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -25,6 +24,7 @@ namespace vmfork {
 
 class EndReporter;
 class Machine;  // the parts of a live VM: machine.h
+class RetiredMachine;
 class Shell;
 
 class Vm {
@@ -147,7 +147,7 @@ class Vm {
   // Destroy at a time; guards paused_ and retired_.
   std::mutex order_mutex_;
   bool paused_ = false;
-  std::shared_future<void> retired_;  // the machine before a reset is gone
+  std::shared_ptr<RetiredMachine> retired_;  // the machine before the newest reset
   // Guards all below; held shared by whoever uses the machine, and only for as long as that takes.
   // Taken after order_mutex_.
   mutable std::shared_mutex machine_mutex_;
