@@ -104,6 +104,11 @@ Result<size_t> VcpuFd::SetMsrs(std::span<const kvm_msr_entry> entries) const {
   return static_cast<size_t>(count);
 }
 
+Result<void> VcpuFd::SetMachineCheckBanks(uint32_t count) const {
+  const uint64_t capabilities = count;  // IA32_MCG_CAP: its low byte is their number
+  return CallVoid(fd_, KVM_X86_SETUP_MCE, &capabilities, "KVM_X86_SETUP_MCE");
+}
+
 Result<void> VcpuFd::SetCpuid(std::span<const kvm_cpuid_entry2> entries) const {
   std::vector<std::byte> packed(8 + entries.size_bytes());
   const auto count = static_cast<uint32_t>(entries.size());

@@ -51,6 +51,8 @@ class VcpuFd {
   Result<size_t> GetMsrs(std::span<kvm_msr_entry> entries) const;
   Result<size_t> SetMsrs(std::span<const kvm_msr_entry> entries) const;
 
+  // KVM_X86_SETUP_MCE with that many banks of registers and no other capability.
+  Result<void> SetMachineCheckBanks(uint32_t count) const;
   Result<void> SetCpuid(std::span<const kvm_cpuid_entry2> entries) const;  // KVM_SET_CPUID2
   Result<uint32_t> GetTscKhz() const;                                      // KVM_GET_TSC_KHZ
   Result<void> SetTscKhz(uint32_t khz) const;                              // KVM_SET_TSC_KHZ

@@ -12,7 +12,7 @@
 
 namespace vmfork {
 
-inline constexpr uint32_t kSnapshotFormatVersion = 3;
+inline constexpr uint32_t kSnapshotFormatVersion = 4;
 
 // `magic` has 8 characters, here and below.
 std::vector<std::byte> SealEnvelope(std::string_view magic, std::span<const std::byte> content);

@@ -16,6 +16,7 @@ namespace {
 constexpr uint64_t kMemoryBytes = 32 << 20;
 constexpr uint32_t kMsrTsc = 0x10, kMsrLstar = 0xc000'0082, kMsrStar = 0xc000'0081;
 constexpr uint32_t kMsrKernelGsBase = 0xc000'0102, kMsrKvmClock = 0x4b56'4d01;
+constexpr uint32_t kMsrMtrr4K = 0x268, kMsrMc0Address = 0x402;
 constexpr ShellLimits kNoPool = {.ready = 0, .kept = 0};
 constexpr ShellLimits kRecycleOnly = {.ready = 0, .kept = 4};
 
@@ -68,6 +69,8 @@ VcpuState Used(VcpuState state) {
     if (entry.index == kMsrLstar || entry.index == kMsrKernelGsBase) entry.data = 0x5ec2'e700;
     if (entry.index == kMsrStar) entry.data = 0x0023'0010'0000'0000;
     if (entry.index == kMsrKvmClock) entry.data = 0x1001;
+    if (entry.index == kMsrMc0Address) entry.data = 0x5ec2'e700;
+    if (entry.index == kMsrMtrr4K) entry.data = 0x0606'0606'0606'0606;
   }
   // Software-enabled, a periodic timer that runs, an interrupt in service (SDM, volume 3, 11.4).
   const auto set = [&state](size_t offset, uint32_t value) {

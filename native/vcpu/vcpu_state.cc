@@ -23,6 +23,23 @@ constexpr std::array kTimeMsrs = {
     kMsrTsc,           kMsrTscAdjust,       kMsrTscDeadline,     kMsrKvmWallClock,
     kMsrKvmSystemTime, kMsrKvmWallClockNew, kMsrKvmSystemTimeNew};
 
+// KVM_GET_MSR_INDEX_LIST is silent about these, yet KVM keeps what a guest writes there. Which of
+// them a vCPU has depends on the host and on its CPUID.
+struct MsrRange {
+  uint32_t first, count;
+};
+constexpr MsrRange kUnlistedMsrs[] = {
+    {0x8c, 4},                        // key of SGX launch enclaves
+    {0x200, 16},                      // MTRRs of eight variable ranges
+    {0x250, 1},                       // of fixed ranges: 64 KiB each,
+    {0x258, 2},                       // 16 KiB,
+    {0x268, 8},                       // 4 KiB
+    {0x2ff, 1},                       // and of the rest
+    {0x400, 4 * kMachineCheckBanks},  // machine checks: control, status, address, more
+    {0xc001'0140, 2},                 // AMD: workarounds visible to the OS
+    {0xc001'1029, 1},                 // AMD: how instructions are decoded
+};
+
 bool IsTimeMsr(uint32_t index) { return std::ranges::find(kTimeMsrs, index) != kTimeMsrs.end(); }
 
 // The list names MSRs of features that this vCPU was not given: those cannot be read, and are left
@@ -107,6 +124,14 @@ bool TimerWaitsForDeadline(const kvm_lapic_state& lapic) {
 }
 
 }  // namespace
+
+std::vector<uint32_t> GuestMsrs(std::vector<uint32_t> listed) {
+  for (const MsrRange& range : kUnlistedMsrs) {
+    for (uint32_t index = range.first; index < range.first + range.count; ++index)
+      if (std::ranges::find(listed, index) == listed.end()) listed.push_back(index);
+  }
+  return listed;
+}
 
 Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& format) {
   VcpuState state;

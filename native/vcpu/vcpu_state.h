@@ -22,8 +22,7 @@ struct VcpuState {
   std::vector<std::byte> xsave;  // KVM_CAP_XSAVE2's size, at least 4096
   kvm_debugregs debugregs{};
   kvm_lapic_state lapic{};
-  std::vector<kvm_msr_entry>
-      msrs;  // readable and writable ones of KVM_GET_MSR_INDEX_LIST; the TSC first
+  std::vector<kvm_msr_entry> msrs;  // readable and writable ones of GuestMsrs(); the TSC first
   kvm_vcpu_events events{};
 };
 
@@ -33,6 +32,12 @@ struct VcpuStateFormat {
   bool has_xcrs = false;
   std::vector<uint32_t> msr_indices;
 };
+
+// Banks of machine check registers that a vCPU is given: each adds to its state, and nothing here
+// reports machine checks to guests.
+inline constexpr uint32_t kMachineCheckBanks = 1;
+// Those of KVM_GET_MSR_INDEX_LIST, and what it leaves out though a guest can write to it.
+std::vector<uint32_t> GuestMsrs(std::vector<uint32_t> listed);
 
 // The vCPU must be parked. Reading has no lasting effect on it.
 Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& format);

@@ -37,7 +37,7 @@ Result<std::shared_ptr<Engine>> Engine::Create(EngineOptions options) {
   const auto xsave_bytes = static_cast<size_t>(engine->kvm_.CheckExtension(KVM_CAP_XSAVE2));
   engine->vcpu_format_ = {.xsave_bytes = std::max(xsave_bytes, kXsaveBytes),
                           .has_xcrs = engine->kvm_.CheckExtension(KVM_CAP_XCRS) != 0,
-                          .msr_indices = std::move(msrs)};
+                          .msr_indices = GuestMsrs(std::move(msrs))};
   for (unsigned i = 0; i < kLoops; ++i) {
     VMFORK_TRY(loop, EventLoop::Start("vmfork-loop" + std::to_string(i)));
     engine->loops_.push_back(std::move(loop));

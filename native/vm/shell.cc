@@ -78,6 +78,7 @@ Result<void> Shell::AddMemory(const Engine& engine) {
 Result<void> Shell::AddVcpus(const Engine& engine) {
   for (uint32_t index = 0; index < shape_->vcpus; ++index) {
     VMFORK_TRY(fd, vm_.CreateVcpu(index, engine.VcpuMappingSize()));
+    VMFORK_CHECK(fd.SetMachineCheckBanks(kMachineCheckBanks));
     VMFORK_CHECK(fd.SetCpuid(CpuidOf(shape_->cpuid, index)));
     vcpus_.push_back(std::make_unique<Vcpu>(std::move(fd), index, engine.VcpuNice()));
     VMFORK_CHECK(vcpus_.back()->Start());

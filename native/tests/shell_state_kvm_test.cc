@@ -1,0 +1,107 @@
+// Recycled shells on /dev/kvm: what KVM keeps of a guest without telling, and what it has yet to do
+// for one, ends with that guest; what is a guest's own comes along in snapshots.
+#include "boot/cpuid.h"
+#include "tests/small_guest.h"
+#include "tests/test.h"
+#include "vm/machine.h"
+
+namespace vmfork {
+namespace {
+
+constexpr ShellLimits kNoPool = {.ready = 0, .kept = 0};
+constexpr ShellLimits kRecycleOnly = {.ready = 0, .kept = 4};
+constexpr uint64_t kMemoryBytes = 32 << 20;
+// An MTRR of each kind, a bank of machine checks: KVM_GET_MSR_INDEX_LIST has none of them.
+constexpr uint32_t kUnlisted[] = {0x200, 0x20f, 0x250, 0x259, 0x26f, 0x2ff, 0x402, 0x403};
+
+std::unique_ptr<Shell> TakeShell(Engine& engine) {
+  constexpr uint32_t kVcpus = 2;
+  StageClock clock;
+  auto shell =
+      engine.Shells().Take({.memory_bytes = kMemoryBytes,
+                            .vcpus = kVcpus,
+                            .devices = 2,
+                            .cpuid = FitCpuid(engine.SupportedCpuid(), engine.Host(), kVcpus)},
+                           clock);
+  if (!shell) std::fprintf(stderr, "no shell: %s\n", shell.error().ToString().c_str());
+  EXPECT_TRUE(shell.has_value());
+  return shell ? std::move(*shell) : nullptr;
+}
+
+// The same shell again, as its next machine finds it.
+std::unique_ptr<Shell> Recycled(Engine& engine, std::unique_ptr<Shell> shell) {
+  const Shell* address = shell.get();
+  engine.Shells().Give(std::move(shell), false);
+  shell = TakeShell(engine);
+  EXPECT_TRUE(shell.get() == address);
+  return shell;
+}
+
+uint64_t ReadMsr(const VcpuFd& vcpu, uint32_t index) {
+  kvm_msr_entry entry{.index = index, .reserved = 0, .data = 0};
+  const auto count = vcpu.GetMsrs(std::span(&entry, 1));
+  EXPECT_TRUE(count.has_value() && *count == 1);
+  return entry.data;
+}
+
+// What each of them may hold. Memory of type 6 is write-back.
+uint64_t ValueFor(uint32_t index) {
+  if (index >= 0x400) return 0x5ec2'e700'dead'beef;
+  if (index >= 0x250 && index <= 0x26f) return 0x0606'0606'0606'0606;
+  return index == 0x20f ? 0x800 : 6;  // the odd ones are masks, with a bit for "in use"
+}
+
+TEST(RegistersThatKvmDoesNotListAreReset) {
+  auto engine = TestEngine(kRecycleOnly);
+  auto shell = TakeShell(*engine);
+  std::vector<uint64_t> fresh;
+  for (const auto& vcpu : shell->Vcpus()) {
+    for (const uint32_t index : kUnlisted) {
+      fresh.push_back(ReadMsr(vcpu->Fd(), index));
+      const kvm_msr_entry entry{.index = index, .reserved = 0, .data = ValueFor(index)};
+      const auto count = vcpu->Fd().SetMsrs(std::span(&entry, 1));
+      EXPECT_TRUE(count.has_value() && *count == 1);
+      EXPECT_NE(ReadMsr(vcpu->Fd(), index), fresh.back());
+    }
+  }
+  shell = Recycled(*engine, std::move(shell));
+  auto wanted = fresh.begin();
+  for (const auto& vcpu : shell->Vcpus())
+    for (const uint32_t index : kUnlisted) EXPECT_EQ(ReadMsr(vcpu->Fd(), index), *wanted++);
+}
+
+// mov $0x268,%ecx
+const Code kNameMtrr = {0xb9, 0x68, 0x02, 0x00, 0x00};
+// mov $0x06060606,%eax; mov %eax,%edx; wrmsr
+const Code kWriteMsr = {0xb8, 0x06, 0x06, 0x06, 0x06, 0x89, 0xc2, 0x0f, 0x30};
+// L: rdmsr; and $7,%al; add $'0',%al; mov $0x3f8,%dx; out %al,(%dx); jmp L
+const Code kPrintMsr = {0x0f, 0x32, 0x24, 0x07, 0x04, 0x30, 0x66,
+                        0xba, 0xf8, 0x03, 0xee, 0xeb, 0xf3};
+
+TEST(AGuestFindsMemoryTypesAsNewAfterOneThatSetThem) {
+  auto engine = TestEngine(kRecycleOnly);
+  {
+    auto first = Boot(engine, kNameMtrr + kWriteMsr + kPrintMsr);
+    EXPECT_TRUE(first.has_value() && WaitForConsole(**first, "6"));
+  }
+  auto second = Boot(engine, kNameMtrr + kPrintMsr);
+  EXPECT_TRUE(second.has_value() && WaitForConsole(**second, "0"));
+  EXPECT_TRUE((*second)->ConsoleTail().find('6') == std::string::npos);
+  EXPECT_EQ(engine->Shells().Count().built, 1u);
+}
+
+TEST(ACloneHasTheMemoryTypesThatItsSourceSet) {
+  auto engine = TestEngine(kNoPool);
+  auto source = Boot(engine, kNameMtrr + kWriteMsr + kPrintMsr);
+  EXPECT_TRUE(source.has_value() && WaitForConsole(**source, "66"));
+  auto snapshot = (*source)->Freeze();
+  EXPECT_TRUE(snapshot.has_value());
+  auto clone = Vm::Fork(engine, *snapshot, {}, std::make_shared<Observer>());
+  EXPECT_TRUE(clone.has_value() && WaitForConsole(**clone, "666"));
+  EXPECT_TRUE((*clone)->ConsoleTail().find('0') == std::string::npos);
+}
+
+}  // namespace
+}  // namespace vmfork
+
+TEST_MAIN()
