@@ -191,6 +191,8 @@ class Naive {
   Result<VmFd> CreateVm() const {
     VMFORK_TRY(fd, kvm_ioctl::Call(kvm_.Get(), KVM_CREATE_VM, 0UL, "KVM_CREATE_VM"));
     VmFd vm{UniqueFd(fd)};
+    if (source_.engine->VcpuFormat().has_triple_fault)  // else the events are refused
+      VMFORK_CHECK(vm.EnableCapability(KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1));
     VMFORK_CHECK(vm.CreateIrqchip());
     kvm_pit_config pit{};
     VMFORK_CHECK(kvm_ioctl::Call(fd, KVM_CREATE_PIT2, &pit, "KVM_CREATE_PIT2"));

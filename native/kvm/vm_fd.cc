@@ -31,6 +31,13 @@ Result<void> VmFd::SetIdentityMapAddress(Gpa gpa) const {
                                  "KVM_SET_IDENTITY_MAP_ADDR"));
 }
 
+Result<void> VmFd::EnableCapability(uint32_t number, uint64_t argument) const {
+  kvm_enable_cap capability{};
+  capability.cap = number;
+  capability.args[0] = argument;
+  return Discard(kvm_ioctl::Call(fd_.Get(), KVM_ENABLE_CAP, &capability, "KVM_ENABLE_CAP"));
+}
+
 Result<void> VmFd::CreateIrqchip() const {
   return Discard(kvm_ioctl::Call(fd_.Get(), KVM_CREATE_IRQCHIP, 0, "KVM_CREATE_IRQCHIP"));
 }

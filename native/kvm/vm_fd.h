@@ -22,7 +22,8 @@ class VmFd {
   Result<void> SetMemory(uint32_t slot, Gpa gpa, uint64_t size, const void* host) const;
   Result<void> SetTssAddress(Gpa gpa) const;          // KVM_SET_TSS_ADDR
   Result<void> SetIdentityMapAddress(Gpa gpa) const;  // KVM_SET_IDENTITY_MAP_ADDR
-  Result<void> CreateIrqchip() const;                 // KVM_CREATE_IRQCHIP
+  Result<void> EnableCapability(uint32_t number, uint64_t argument) const;  // KVM_ENABLE_CAP
+  Result<void> CreateIrqchip() const;                                       // KVM_CREATE_IRQCHIP
   // KVM_CREATE_VCPU; `mapping_size` from Kvm::VcpuMappingSize().
   Result<VcpuFd> CreateVcpu(uint32_t index, size_t mapping_size) const;
 

@@ -40,6 +40,8 @@ Result<void> CheckVcpu(const VcpuState& vcpu, const VcpuStateFormat& format) {
   }
   if (vcpu.has_xcrs && !format.has_xcrs)
     return Refuse("this KVM lacks KVM_CAP_XCRS, which it was made with");
+  if ((vcpu.events.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0 && !format.has_triple_fault)
+    return Refuse("this KVM lacks KVM_CAP_X86_TRIPLE_FAULT_EVENT, which it was made with");
   for (const kvm_msr_entry& msr : vcpu.msrs) {
     if (std::ranges::find(format.msr_indices, msr.index) == format.msr_indices.end())
       return Refuse("this KVM does not keep MSR " + Hex(msr.index));

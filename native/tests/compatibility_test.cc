@@ -75,6 +75,16 @@ TEST(MissingXcrsAreNamed) {
   EXPECT_TRUE(Names(host.Check(state), "KVM_CAP_XCRS"));
 }
 
+TEST(AMissingTripleFaultEventIsNamed) {
+  Host host;
+  host.format.has_triple_fault = true;
+  MachineState state = SampleState();
+  state.vcpus[1].events.flags = KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+  EXPECT_EQ(host.Check(state), "");
+  host.format.has_triple_fault = false;
+  EXPECT_TRUE(Names(host.Check(state), "KVM_CAP_X86_TRIPLE_FAULT_EVENT"));
+}
+
 TEST(AnUnknownMsrIsNamed) {
   MachineState state = SampleState();
   state.vcpus[0].msrs.push_back({.index = 0x4b564d01, .reserved = 0, .data = 0});

@@ -70,6 +70,45 @@ TEST(RegistersThatKvmDoesNotListAreReset) {
     for (const uint32_t index : kUnlisted) EXPECT_EQ(ReadMsr(vcpu->Fd(), index), *wanted++);
 }
 
+// The boot processor is about to end its guest, the other one about to start at an address that
+// somebody sent.
+TEST(WhatWasAboutToHappenToAGuestDoesNotHappenToTheNext) {
+  auto engine = TestEngine(kRecycleOnly);
+  auto shell = TakeShell(*engine);
+  const VcpuFd& boot_vcpu = shell->Vcpus()[0]->Fd();
+  const VcpuFd& other_vcpu = shell->Vcpus()[1]->Fd();
+  kvm_vcpu_events events{};
+  EXPECT_TRUE(boot_vcpu.Get(events).has_value());
+  const bool has_triple_fault = engine->VcpuFormat().has_triple_fault;
+  EXPECT_EQ((events.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0, has_triple_fault);
+  if (has_triple_fault) events.triple_fault.pending = 1;
+  EXPECT_TRUE(boot_vcpu.Set(events).has_value());
+  EXPECT_TRUE(other_vcpu.Set(kvm_mp_state{.mp_state = KVM_MP_STATE_SIPI_RECEIVED}).has_value());
+
+  shell = Recycled(*engine, std::move(shell));
+  EXPECT_TRUE(boot_vcpu.Get(events).has_value());
+  EXPECT_EQ(int{events.triple_fault.pending}, 0);
+  // One that waits for its SIPI goes on as soon as one is there.
+  EXPECT_TRUE(other_vcpu.Set(kvm_mp_state{.mp_state = KVM_MP_STATE_INIT_RECEIVED}).has_value());
+  kvm_mp_state state{};
+  EXPECT_TRUE(other_vcpu.Get(state).has_value());
+  EXPECT_EQ(state.mp_state, uint32_t{KVM_MP_STATE_INIT_RECEIVED});
+}
+
+TEST(ATripleFaultThatIsPendingComesAlongInTheState) {
+  auto engine = TestEngine(kRecycleOnly);
+  if (!engine->VcpuFormat().has_triple_fault) return;
+  auto shell = TakeShell(*engine);
+  const CoreState& fresh = *shell->Fresh();
+  VcpuState state = fresh.vcpus[0];
+  state.events.triple_fault.pending = 1;
+  const VcpuFd& vcpu = shell->Vcpus()[0]->Fd();
+  EXPECT_TRUE(WriteVcpuState(vcpu, state, fresh.vcpus[0]).has_value());
+  const auto read = ReadVcpuState(vcpu, fresh.format);
+  EXPECT_TRUE(read.has_value());
+  EXPECT_EQ(int{read->events.triple_fault.pending}, 1);
+}
+
 // mov $0x268,%ecx
 const Code kNameMtrr = {0xb9, 0x68, 0x02, 0x00, 0x00};
 // mov $0x06060606,%eax; mov %eax,%edx; wrmsr

@@ -192,6 +192,12 @@ Result<void> ResetVcpuState(const VcpuFd& vcpu, const VcpuState& state) {
   std::vector<kvm_msr_entry> msrs = state.msrs;
   for (kvm_msr_entry& entry : msrs)
     if (entry.index == kMsrTsc) entry.data = kFarTsc;
+  // INIT, SIPI, NMI and SMI that are on their way KVM takes in when it is asked for these. Left
+  // there, they would reach the next guest.
+  kvm_mp_state mp_state{};
+  kvm_vcpu_events events{};
+  VMFORK_CHECK(vcpu.Get(mp_state));
+  VMFORK_CHECK(vcpu.Get(events));
   VMFORK_CHECK(vcpu.Set(state.sregs));
   if (state.has_xcrs) VMFORK_CHECK(vcpu.Set(state.xcrs));
   VMFORK_CHECK(vcpu.SetXsave(state.xsave));

@@ -30,6 +30,7 @@ struct VcpuState {
 struct VcpuStateFormat {
   size_t xsave_bytes = kXsaveBytes;
   bool has_xcrs = false;
+  bool has_triple_fault = false;  // among the events, where the VM has the capability enabled
   std::vector<uint32_t> msr_indices;
 };
 

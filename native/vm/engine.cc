@@ -35,9 +35,11 @@ Result<std::shared_ptr<Engine>> Engine::Create(EngineOptions options) {
   engine->has_tsc_control_ = engine->kvm_.CheckExtension(KVM_CAP_TSC_CONTROL) != 0;
   // The capability's value is the size; 0 where KVM is older than the call.
   const auto xsave_bytes = static_cast<size_t>(engine->kvm_.CheckExtension(KVM_CAP_XSAVE2));
-  engine->vcpu_format_ = {.xsave_bytes = std::max(xsave_bytes, kXsaveBytes),
-                          .has_xcrs = engine->kvm_.CheckExtension(KVM_CAP_XCRS) != 0,
-                          .msr_indices = GuestMsrs(std::move(msrs))};
+  engine->vcpu_format_ = {
+      .xsave_bytes = std::max(xsave_bytes, kXsaveBytes),
+      .has_xcrs = engine->kvm_.CheckExtension(KVM_CAP_XCRS) != 0,
+      .has_triple_fault = engine->kvm_.CheckExtension(KVM_CAP_X86_TRIPLE_FAULT_EVENT) != 0,
+      .msr_indices = GuestMsrs(std::move(msrs))};
   for (unsigned i = 0; i < kLoops; ++i) {
     VMFORK_TRY(loop, EventLoop::Start("vmfork-loop" + std::to_string(i)));
     engine->loops_.push_back(std::move(loop));

@@ -37,6 +37,8 @@ Result<std::unique_ptr<Shell>> Shell::Build(const Engine& engine,
   std::unique_ptr<Shell> shell(new Shell(std::move(shape)));
   VMFORK_TRY(vm, engine.GetKvm().CreateVm());
   shell->vm_ = std::move(vm);
+  if (engine.VcpuFormat().has_triple_fault)
+    VMFORK_CHECK(shell->vm_.EnableCapability(KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1));
   clock.Lap("create_vm");
   VMFORK_CHECK(shell->AddMemory(engine));
   clock.Lap("memory_slots");
