@@ -109,6 +109,32 @@ TEST(ATripleFaultThatIsPendingComesAlongInTheState) {
   EXPECT_EQ(int{read->events.triple_fault.pending}, 1);
 }
 
+TEST(ABootFindsTimeAtItsBeginningInARecycledShell) {
+  constexpr uint64_t kLongNs = 1'000'000'000'000'000, kLongCycles = 1ULL << 60;
+  constexpr uint64_t kMostNs = 10'000'000'000, kMostCycles = 100'000'000'000;
+  constexpr uint32_t kMsrTsc = 0x10;
+  auto engine = TestEngine(kRecycleOnly);
+  auto shell = TakeShell(*engine);
+  kvm_clock_data clock{};
+  clock.clock = kLongNs;
+  EXPECT_TRUE(shell->Kvm().SetClock(clock).has_value());
+  const kvm_msr_entry tsc{.index = kMsrTsc, .reserved = 0, .data = kLongCycles};
+  for (const auto& vcpu : shell->Vcpus())
+    EXPECT_TRUE(vcpu->Fd().SetMsrs(std::span(&tsc, 1)).has_value());
+  shell = Recycled(*engine, std::move(shell));
+  EXPECT_TRUE(shell->MakeFresh().has_value());
+  // Some hosts show guests their own counter, whatever is written: a new shell tells.
+  const auto other = TakeShell(*engine);
+  EXPECT_TRUE(other->MakeFresh().has_value());
+  const auto now = shell->Kvm().GetClock();
+  EXPECT_TRUE(now.has_value());
+  EXPECT_LT(uint64_t{now->clock}, kMostNs);
+  for (size_t i = 0; i < shell->Vcpus().size(); ++i) {
+    const uint64_t as_new = ReadMsr(other->Vcpus()[i]->Fd(), kMsrTsc);
+    EXPECT_LT(ReadMsr(shell->Vcpus()[i]->Fd(), kMsrTsc), as_new + kMostCycles);
+  }
+}
+
 // mov $0x268,%ecx
 const Code kNameMtrr = {0xb9, 0x68, 0x02, 0x00, 0x00};
 // mov $0x06060606,%eax; mov %eax,%edx; wrmsr

@@ -211,6 +211,12 @@ Result<void> ResetVcpuState(const VcpuFd& vcpu, const VcpuState& state) {
   return {};
 }
 
+Result<void> StartTsc(const VcpuFd& vcpu) {
+  // Not 0: KVM takes that for a processor that is to follow the others.
+  const kvm_msr_entry start{.index = kMsrTsc, .reserved = 0, .data = 1};
+  return WriteMsrs(vcpu, std::span(&start, 1));
+}
+
 void EncodeVcpuState(const VcpuState& state, ByteWriter& out) {
   out.PutStruct(state.mp_state);
   out.PutStruct(state.regs);

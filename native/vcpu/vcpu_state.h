@@ -53,6 +53,8 @@ Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state, const Vc
 // near the one it expects for an attempt to synchronize vCPUs, and does not set it
 // (kvm_synchronize_tsc() in arch/x86/kvm/x86.c).
 Result<void> ResetVcpuState(const VcpuFd& vcpu, const VcpuState& state);
+// Has its time stamp counter begin, as that of a new one does.
+Result<void> StartTsc(const VcpuFd& vcpu);
 // `state` without what runs by itself or has KVM look at guest memory (the APIC, whose timer may be
 // armed; the MSRs of time and of KVM's own interfaces): that is as in `fresh`.
 VcpuState VcpuStateAtRest(const VcpuState& state, const VcpuState& fresh);

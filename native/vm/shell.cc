@@ -166,7 +166,13 @@ void Shell::PutInPlace(const PagesAhead& ahead) {
   view_.MapAhead(ahead.mapped);
 }
 
-Result<void> Shell::MakeFresh() { return now_ == fresh_ ? Result<void>() : WriteCores(fresh_); }
+Result<void> Shell::MakeFresh() {
+  if (now_ != fresh_) VMFORK_CHECK(WriteCores(fresh_));
+  // A shell at rest holds no time: a fork brings its own, but here it would tell of guests before.
+  VMFORK_CHECK(vm_.SetClock({}));
+  for (const auto& vcpu : vcpus_) VMFORK_CHECK(StartTsc(vcpu->Fd()));
+  return {};
+}
 
 Result<void> Shell::WriteCores(std::shared_ptr<const CoreState> state) {
   for (const kvm_irqchip& chip : state->irqchips) VMFORK_CHECK(vm_.SetIrqchip(chip));
