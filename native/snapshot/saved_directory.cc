@@ -93,8 +93,11 @@ Result<void> PendingDirectory::Publish() {
   VMFORK_CHECK(SyncDirectory(path_));
   // rename(2) replaces an empty directory only: an existing snapshot is never overwritten.
   if (::rename(path_.c_str(), final_path_.c_str()) != 0) return FailErrno("rename", final_path_);
-  path_.clear();
-  return SyncDirectory(ParentOf(final_path_));
+  auto synced = SyncDirectory(ParentOf(final_path_));
+  // Whether the name would outlive a crash is not known then: who is told so finds nothing there,
+  // and may try again.
+  if (synced || ::rename(final_path_.c_str(), path_.c_str()) != 0) path_.clear();
+  return synced;
 }
 
 Result<void> PublishFile(const std::string& path, std::span<const std::byte> bytes) {

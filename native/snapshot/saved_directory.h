@@ -48,7 +48,7 @@ class PendingDirectory {
   // Creates a file in it, has `write` fill it, and sees that it is on disk.
   Result<void> AddFile(const std::string& name, const std::function<Result<void>(int fd)>& write);
   // A directory that has its final name is complete, also after a crash. Never replaces one that
-  // has content. Error: kSystem.
+  // has content. After an error it does not have that name. Error: kSystem.
   Result<void> Publish();
 
  private:
@@ -60,7 +60,8 @@ class PendingDirectory {
   std::vector<std::string> names_;
 };
 
-// Replaces or makes one file of a directory, atomically and on disk. Error: kSystem.
+// Replaces or makes one file of a directory, atomically and on disk. After an error the file is the
+// old one or the new one, whole. Error: kSystem.
 Result<void> PublishFile(const std::string& path, std::span<const std::byte> bytes);
 
 }  // namespace vmfork

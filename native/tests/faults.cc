@@ -5,11 +5,14 @@
 #include <linux/fs.h>
 #include <linux/kvm.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
@@ -108,6 +111,12 @@ FAULTS_WRAP(ssize_t, copy_file_range,
             (int from, off64_t* from_offset, int to, off64_t* to_offset, size_t size,
              unsigned flags),
             (from, from_offset, to, to_offset, size, flags), -1, ENOSPC)
+FAULTS_WRAP(int, fsync, (int fd), (fd), -1, EIO)
+FAULTS_WRAP(int, rename, (const char* from, const char* to), (from, to), -1, EIO)
+FAULTS_WRAP(char*, mkdtemp, (char* path), (path), nullptr, ENOSPC)
+FAULTS_WRAP(int, mkostemp, (char* path, int flags), (path, flags), -1, ENOSPC)
+FAULTS_WRAP(int, posix_fadvise, (int fd, off_t offset, off_t size, int advice),
+            (fd, offset, size, advice), EIO, EIO)
 FAULTS_WRAP(int, socketpair, (int domain, int type, int protocol, int* pair),
             (domain, type, protocol, pair), -1, EMFILE)
 FAULTS_WRAP(ssize_t, send, (int fd, const void* bytes, size_t size, int flags),

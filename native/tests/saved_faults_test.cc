@@ -1,9 +1,12 @@
-// Saving and loading when the host runs out: each descriptor that cannot be had, and a file that
-// cannot grow. A typed error, nothing left behind, and the same call works afterwards.
+// Saving and loading when the host runs out: each call of a save that fails, each descriptor that
+// cannot be had, and a file that cannot grow. A typed error, nothing left behind, and the same call
+// works afterwards.
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <signal.h>
 #include <sys/resource.h>
 
+#include "tests/fault_scenario.h"
 #include "tests/saved_fixture.h"
 
 namespace vmfork {
@@ -24,13 +27,6 @@ class Limit {
   rlimit before_{};
 };
 
-size_t EntriesOf(const std::string& path) {
-  size_t count = 0;
-  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(path)) ++count;
-  return count;
-}
-size_t OpenFiles() { return EntriesOf("/proc/self/fd"); }
-
 // The number that the next descriptor gets.
 rlim_t NextFile() {
   const UniqueFd fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
@@ -42,7 +38,7 @@ rlim_t NextFile() {
 template <typename Attempt, typename Check>
 size_t FailuresFor(Attempt attempt, Check check) {
   for (size_t room = 0; room < 100; ++room) {
-    const size_t before = OpenFiles();
+    const size_t before = EntriesOf("/proc/self/fd");
     const rlim_t next = NextFile();
     {
       const Limit limit(RLIMIT_NOFILE, next + room);
@@ -50,7 +46,7 @@ size_t FailuresFor(Attempt attempt, Check check) {
       if (result) return room;
       EXPECT_TRUE(result.error().code == ErrorCode::kTooManyFiles);
     }
-    EXPECT_EQ(OpenFiles(), before);
+    EXPECT_EQ(EntriesOf("/proc/self/fd"), before);
     check();
   }
   EXPECT_TRUE(false);
@@ -72,7 +68,7 @@ TEST(SavingWithoutDescriptorsLeavesNothingBehind) {
   Saved(*root, folder / "root");
   const auto branch = Branch(*root, {{1, 'x'}});
   const size_t failures = FailuresFor([&] { return branch->Save(folder / "branch", On(root)); },
-                                      [&] { EXPECT_EQ(EntriesOf(folder / ""), 1u); });
+                                      [&] { EXPECT_EQ(EntriesOf((folder / "").c_str()), 1u); });
   EXPECT_TRUE(failures >= 2);
   EXPECT_TRUE(ShowsTheSame(Opened(folder / "branch")->memory.image, branch->GetImage()));
 }
@@ -86,9 +82,50 @@ TEST(AFileThatCannotGrowLeavesNothingBehind) {
     const auto report = root->Save(folder / "root", {});
     EXPECT_TRUE(!report && report.error().code == ErrorCode::kSystem);
     EXPECT_EQ(report.error().error_number, EFBIG);
-    EXPECT_EQ(EntriesOf(folder / ""), 0u);
+    EXPECT_EQ(EntriesOf((folder / "").c_str()), 0u);
   }
   Saved(*root, folder / "root");
+}
+
+// With a disk of its own, on a base.
+SnapshotPtr BranchWithDisk(const Snapshot& root) {
+  MachineState state = SampleState();
+  state.config.memory_bytes = root.GetImage()->Size();
+  auto disk = BlockMedium::MakeScratch(1 << 20, "");
+  EXPECT_TRUE(disk.has_value());
+  WritePage((*disk)->Fd(), 0, 'd');
+  state.config.media[1].medium = std::move(*disk);
+  return std::make_shared<Snapshot>(Branch(root, {{1, 'x'}})->GetImage(), std::move(state), "{}");
+}
+
+TEST(ASaveThatFailsLeavesNothing) {
+  const Folder folder;
+  const std::string path = folder / "branch";
+  const auto root = Root({{0, 'a'}}, 1 << 20);
+  Saved(*root, folder / "root");
+  const auto branch = BranchWithDisk(*root);
+  const auto save = [&] { return branch->Save(path, OnDirectory(folder / "root")); };
+  EXPECT_TRUE(save().has_value());  // from now on it keeps its files open
+  bool was_saved = false;
+  const size_t failures =
+      FailAtEachCall([&] { std::filesystem::remove_all(path); },
+                     [&] {
+                       auto report = save();
+                       was_saved = report.has_value();
+                       return report;
+                     },
+                     [&] {
+                       EXPECT_EQ(EntriesOf((folder / "").c_str()), was_saved ? 2u : 1u);
+                       std::filesystem::remove_all(path);
+                       EXPECT_TRUE(save().has_value());
+                       EXPECT_TRUE(ShowsTheSame(Opened(path)->memory.image, branch->GetImage()));
+                     },
+                     // Copies of disks have a plainer way where the kernel's own does not work.
+                     [](const faults::Fault& fault) {
+                       return std::strcmp(fault.call, "copy_file_range") == 0 ||
+                              std::strcmp(fault.call, "lseek") == 0 || fault.request == FICLONE;
+                     });
+  EXPECT_GT(failures, 25u);
 }
 
 }  // namespace
