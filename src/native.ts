@@ -74,8 +74,8 @@ export interface NativeMemory {
 }
 
 export type NativeEvent =
-  /** The VM ended by itself; `code` is a `VMF_…` error code. */
-  | { kind: 'exit'; vm: number; code: string; message: string }
+  /** The VM ended by itself; `code` is a `VMF_…` error code, `machine` counts its resets up to then. */
+  | { kind: 'exit'; vm: number; machine: number; code: string; message: string }
   /** The guest dialled a port somebody listens on; `fd` is now the receiver's. */
   | { kind: 'connection'; vm: number; port: number; guestPort: number; fd: number }
   /** New console bytes. */

@@ -52,7 +52,7 @@ export class BareFork implements VmEventSink {
     this.#snapshot.origin.engine.forget(this.#vm.id);
   }
 
-  onExit(_code: string, message: string): void {
+  onExit(_machine: number, _code: string, message: string): void {
     this.#ended = new VmforkError('VMF_GONE', message);
     this.#session?.fail(this.#ended);
   }
@@ -60,6 +60,10 @@ export class BareFork implements VmEventSink {
   onConnection(): void {}
 
   onConsole(): void {}
+
+  onEngineClosed(): void {
+    this.onExit(0, 'VMF_GONE', 'its engine was closed');
+  }
 }
 
 /** One clone in so many is waited for: forks that did not bring their guests to life would be no forks. */

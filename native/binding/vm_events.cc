@@ -12,10 +12,11 @@ namespace vmfork {
 // The guest writes as fast as it likes; what JavaScript is too slow for is lost, the oldest first.
 constexpr size_t kMostConsoleBytes = 64u << 10;
 
-void VmEvents::OnExit(const Error& reason) {
-  Send([self = shared_from_this(), reason](const JsTurn& turn) {
+void VmEvents::OnExit(uint32_t machine, const Error& reason) {
+  Send([self = shared_from_this(), machine, reason](const JsTurn& turn) {
     if (self->muted_) return;
     Napi::Object event = self->NewEvent(turn.env, "exit");
+    event.Set("machine", Napi::Number::New(turn.env, machine));
     event.Set("code", std::string(ErrorCodeName(reason.code)));
     event.Set("message", reason.ToString());
     turn.on_event.Call({event});

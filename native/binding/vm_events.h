@@ -18,7 +18,7 @@ class VmEvents : public VmObserver, public std::enable_shared_from_this<VmEvents
   VmEvents(std::shared_ptr<EventPump> pump, uint32_t vm_id)
       : pump_(std::move(pump)), vm_id_(vm_id) {}
 
-  void OnExit(const Error& reason) override;
+  void OnExit(uint32_t machine, const Error& reason) override;
   void OnConnection(uint32_t port, uint32_t guest_port, UniqueFd fd) override;
   void OnConsole(std::span<const std::byte> bytes) override;
 

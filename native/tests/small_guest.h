@@ -78,7 +78,7 @@ class KernelFile {
 
 class Observer : public VmObserver {
  public:
-  void OnExit(const Error& reason) override {
+  void OnExit(uint32_t, const Error& reason) override {
     code = reason.code;
     ended = true;
     ended.notify_all();

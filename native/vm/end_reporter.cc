@@ -26,7 +26,7 @@ Error Explain(Error reason, const std::string& console) {
 void EndReporter::Report(Error reason) {
   if (reported_.exchange(true)) return;
   machine_->RequestStop();
-  observer_->OnExit(Explain(std::move(reason), machine_->Console().Tail()));
+  observer_->OnExit(number_, Explain(std::move(reason), machine_->Console().Tail()));
 }
 
 }  // namespace vmfork

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
 
 #include "base/result.h"
@@ -15,7 +16,9 @@ class Machine;
 // destroyed.
 class EndReporter {
  public:
-  explicit EndReporter(std::shared_ptr<VmObserver> observer) : observer_(std::move(observer)) {}
+  // `number` is that of the machine, for the observer.
+  EndReporter(std::shared_ptr<VmObserver> observer, uint32_t number)
+      : observer_(std::move(observer)), number_(number) {}
 
   // Before the machine's vCPUs run; it must stay until they are joined.
   void SetMachine(Machine* machine) { machine_ = machine; }
@@ -25,6 +28,7 @@ class EndReporter {
 
  private:
   const std::shared_ptr<VmObserver> observer_;
+  const uint32_t number_;
   Machine* machine_ = nullptr;
   std::atomic<bool> reported_ = false;
 };

@@ -57,8 +57,9 @@ struct MemoryUse {
 class VmObserver {
  public:
   virtual ~VmObserver() = default;
-  // The VM ended by itself. At most once, never after Destroy().
-  virtual void OnExit(const Error& reason) = 0;
+  // The VM ended by itself: the machine that was in it then, 0, or n after its nth reset. At most
+  // once for each, never after Destroy(). An end just before a reset may be heard of after it.
+  virtual void OnExit(uint32_t machine, const Error& reason) = 0;
   // The guest dialled `port`, somebody listens there; `fd` is a connected Unix stream socket.
   virtual void OnConnection(uint32_t port, uint32_t guest_port, UniqueFd fd) = 0;
   // Console output, when watched.

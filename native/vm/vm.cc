@@ -94,7 +94,7 @@ Result<Vm::Made> Vm::MakeMachine(std::unique_ptr<Shell> shell, MachineConfig con
                                  std::shared_ptr<const Image> image, PagesAhead ahead,
                                  std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes,
                                  StageClock& clock) const {
-  auto reporter = std::make_shared<EndReporter>(observer_);
+  auto reporter = std::make_shared<EndReporter>(observer_, machines_);
   VMFORK_TRY(
       machine,
       Machine::Build(*engine_, std::move(shell),
@@ -113,6 +113,7 @@ Result<Vm::Made> Vm::MakeMachine(std::unique_ptr<Shell> shell, MachineConfig con
 std::unique_ptr<Machine> Vm::Adopt(Made made) {
   std::unique_lock lock(machine_mutex_);
   if (reporter_ != nullptr) reporter_->Silence();
+  ++machines_;
   reporter_ = std::move(made.reporter);
   control_ = std::move(made.control);
   stages_ = std::move(made.stages);

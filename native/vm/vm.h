@@ -144,7 +144,8 @@ class Vm {
   const std::shared_ptr<VmObserver> observer_;
   std::shared_ptr<const Snapshot> origin_;  // what it was forked from; null: booted
   // One of Pause, Resume, Freeze, (Try)Reset, AttachDisk, DetachDisk, LearnStart, SampleRip,
-  // Destroy at a time; guards paused_ and retired_.
+  // Destroy at a time; guards paused_, machines_ and
+  // retired_.
   std::mutex order_mutex_;
   bool paused_ = false;
   std::shared_ptr<RetiredMachine> retired_;  // the machine before the newest reset
@@ -157,5 +158,6 @@ class Vm {
   std::string last_console_;
   std::vector<Stage> stages_;
 };
+  uint32_t machines_ = 0;             // that were in it so far
 
 }  // namespace vmfork

@@ -39,6 +39,11 @@ export class GuestConsole {
     }
   }
 
+  /** @internal The VM was reset: its machine is another one, which nobody watches yet. */
+  renew(): void {
+    if (this.#readers.size > 0) this.#native.watchConsole(true);
+  }
+
   /** @internal The VM has ended. */
   end(): void {
     if (this.#last !== undefined) return;

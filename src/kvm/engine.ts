@@ -26,9 +26,11 @@ import { Slots } from './slots.js';
 
 /** What a VM does with the events of its native half. */
 export interface VmEventSink {
-  onExit(code: string, message: string): void;
+  /** `machine`: the VM's resets when what has ended was made. */
+  onExit(machine: number, code: string, message: string): void;
   onConnection(port: number, guestPort: number, fd: number): void;
   onConsole(bytes: Uint8Array): void;
+  onEngineClosed(): void;
 }
 
 const MIB = 1024 * 1024;
@@ -190,7 +192,7 @@ export class Engine {
   async #close(): Promise<void> {
     this.budget.close(closedError());
     await this.#native.close();
-    for (const sink of [...this.#sinks.values()]) sink.onExit('VMF_GONE', 'its engine was closed');
+    for (const sink of [...this.#sinks.values()]) sink.onEngineClosed();
     this.#sinks.clear();
     this.#dropEarly();
   }
@@ -214,7 +216,7 @@ function closedError(): VmforkError {
 }
 
 function deliver(sink: VmEventSink, event: NativeEvent): void {
-  if (event.kind === 'exit') sink.onExit(event.code, event.message);
+  if (event.kind === 'exit') sink.onExit(event.machine, event.code, event.message);
   else if (event.kind === 'console') sink.onConsole(event.bytes);
   else sink.onConnection(event.port, event.guestPort, event.fd);
 }

@@ -66,7 +66,10 @@ export class Machine implements VmEventSink {
   #state: VmState = 'starting';
   #gone: VmforkError | undefined;
   #teardown: Promise<void> | undefined;
-  #closedMeanwhile: VmforkError | undefined;
+  #resets = 0;
+  /** A reset is with the engine: what ends the guest of before must not end the one to come. */
+  #isRewinding = false;
+  #afterFailedReset: (() => void) | undefined;
 
   /** `onGone` is called when its threads are gone and its memory is unmapped. */
   constructor(engine: Engine, native: NativeVm, onGone: () => void = () => {}) {
@@ -216,10 +219,11 @@ export class Machine implements VmEventSink {
     const done = this.#tryReset(options, onRunning);
     this.#go('resetting');
     if (!done) {
-      await this.#resetLater(options, before);
+      await this.#resetLater(options);
       onRunning();
     }
     if (this.#gone) throw this.#gone;
+    this.console.renew();
     this.#failPending(before, new VmforkError('VMF_RESET'));
     try {
       return this.openControl(past);
@@ -231,22 +235,33 @@ export class Machine implements VmEventSink {
 
   #tryReset(options: NativeForkOptions, onRunning: () => void): boolean {
     try {
-      return this.#native.tryReset(options, onRunning);
+      const done = this.#native.tryReset(options, onRunning);
+      if (done) this.#resets++;
+      return done;
     } catch (error) {
       throw fromNative(error);
     }
   }
 
-  async #resetLater(options: NativeForkOptions, before: Session): Promise<void> {
+  async #resetLater(options: NativeForkOptions): Promise<void> {
+    this.#isRewinding = true;
     try {
       await this.#native.reset(options);
+      this.#rewound(true);
     } catch (error) {
-      if (!this.#gone) this.#go('running');
-      if (this.#closedMeanwhile) this.#onSessionClosed(before, this.#closedMeanwhile);
+      this.#rewound(false);
       throw this.#gone ?? fromNative(error);
-    } finally {
-      this.#closedMeanwhile = undefined;
     }
+  }
+
+  #rewound(succeeded: boolean): void {
+    const end = this.#afterFailedReset;
+    this.#afterFailedReset = undefined;
+    this.#isRewinding = false;
+    if (succeeded) this.#resets++;
+    if (succeeded || this.#gone) return;
+    this.#go('running');
+    end?.();
   }
 
   /** Pairs of offset and length of the guest memory that it owns. */
@@ -278,8 +293,15 @@ export class Machine implements VmEventSink {
     if (!isOver(this.#state)) this.#finish('ended', reason);
   }
 
-  onExit(code: string, message: string): void {
-    this.end(new VmforkError(isErrorCode(code) ? code : 'VMF_INTERNAL', message));
+  onExit(machine: number, code: string, message: string): void {
+    if (machine < this.#resets) return; // The news was on its way when that guest was reset.
+    const end = () => this.end(new VmforkError(isErrorCode(code) ? code : 'VMF_INTERNAL', message));
+    if (this.#isRewinding && machine === this.#resets) this.#afterFailedReset = end;
+    else end();
+  }
+
+  onEngineClosed(): void {
+    this.end(new VmforkError('VMF_GONE', 'its engine was closed'));
   }
 
   onConnection(port: number, _guestPort: number, fd: number): void {
@@ -309,14 +331,11 @@ export class Machine implements VmEventSink {
   }
 
   #onSessionClosed(session: Session, error: VmforkError): void {
-    const isCurrent = () => session === this.#session && !isOver(this.#state);
-    if (!isCurrent()) return;
-    if (this.#state === 'resetting') {
-      this.#closedMeanwhile = error; // As it must when the reset succeeds.
-      return;
-    }
     const end = () => {
-      if (isCurrent()) this.end(error);
+      if (session !== this.#session || isOver(this.#state)) return;
+      // As it must when the reset succeeds.
+      if (this.#isRewinding) this.#afterFailedReset ??= end;
+      else this.end(error);
     };
     if (error.code === 'VMF_GONE') setTimeout(end, REASON_GRACE_MS);
     else end();

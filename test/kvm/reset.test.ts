@@ -1,5 +1,6 @@
 // Back to the fork point: the same clone, as if it had just been forked, under a new identity.
 import { once } from 'node:events';
+import { createInterface } from 'node:readline';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Snapshot } from 'vmfork';
 import {
@@ -94,6 +95,33 @@ test('it needs neither its snapshot nor its siblings, and can be repeated and br
   await using branch = await clone.fork();
   await clone.reset();
   await Promise.all([branch.ping(), clone.ping()]);
+});
+
+test('an end of the guest that was on its way does not end the one that is there now', async () => {
+  await using clone = await snapshot.fork();
+  // How long the guest has been gone when it is reset: from being about to go to having told everybody.
+  for (const goneMs of [0, 10, 100]) {
+    const reboot = clone.spawn(['sh', '-c', 'echo on; sleep 0.2; reboot -f'], { stdin: 'ignore' });
+    reboot.wait().catch(() => {});
+    await once(reboot.stdout, 'data');
+    // The event loop stands still from here on: what the engine tells, JavaScript hears after the reset.
+    const deadline = performance.now() + 30_000;
+    while (!clone.console.tail().includes('reboot: ') && performance.now() < deadline);
+    expect(clone.console.tail()).toContain('reboot: ');
+    for (const start = performance.now(); performance.now() - start < goneMs; );
+    await clone.reset();
+    expect((await clone.exec(['echo', 'alive'])).stdout).toBe('alive\n');
+  }
+  expect(clone.state).toBe('running');
+});
+
+test('streams of the console go on with the new guest', async () => {
+  await using clone = await snapshot.fork();
+  const lines = createInterface(clone.console.stream());
+  await clone.reset();
+  const line = once(lines, 'line');
+  await clone.exec(['sh', '-c', 'echo here again > /dev/console']);
+  expect(await line).toEqual(['here again']);
 });
 
 test('a clone that does not come back in time is destroyed', async () => {
