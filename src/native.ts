@@ -73,6 +73,16 @@ export interface NativeMemory {
   privateBytes: number;
 }
 
+/** Each as pairs of offset and length, bytes, sorted; see `PageDifference`. */
+export interface NativeMemoryDifference {
+  /** What the one owns. */
+  here: BigUint64Array;
+  /** What the other one owns. */
+  there: BigUint64Array;
+  /** Where that which they own pages over differs in its content. */
+  frozen: BigUint64Array;
+}
+
 export type NativeEvent =
   /** The VM ended by itself; `code` is a `VMF_…` error code, `machine` counts its resets up to then. */
   | { kind: 'exit'; vm: number; machine: number; code: string; message: string }
@@ -108,8 +118,8 @@ export interface NativeVm {
   /** The newest console output, at most `consoleBytes`. */
   consoleTail(): Uint8Array;
   memory(): Promise<NativeMemory>;
-  /** Pairs of offset and length, bytes, sorted: guest memory that this VM owns: see `PageDifference`. */
-  ownedRanges(): Promise<BigUint64Array>;
+  /** In which pages two VMs may differ. Fails with `VMF_STATE` when they have different sizes of memory. */
+  compare(other: NativeVm): Promise<NativeMemoryDifference>;
   /** The same for all guest memory that it has touched; where the host maps neighbours of a page that is read, they count. */
   touchedRanges(): Promise<BigUint64Array>;
   /**

@@ -56,6 +56,14 @@ Napi::Value RangesToJs(Napi::Env env, const std::vector<PageRun>& runs) {
   return array;
 }
 
+Napi::Value DifferenceToJs(Napi::Env env, const MemoryDifference& difference) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("here", RangesToJs(env, difference.here));
+  object.Set("there", RangesToJs(env, difference.there));
+  object.Set("frozen", RangesToJs(env, difference.frozen));
+  return object;
+}
+
 }  // namespace
 
 void VmObject::Define(Napi::Env env) {
@@ -73,7 +81,7 @@ void VmObject::Define(Napi::Env env) {
                               MethodOf<VmObject, &VmObject::WatchConsole>("watchConsole"),
                               MethodOf<VmObject, &VmObject::ConsoleTail>("consoleTail"),
                               MethodOf<VmObject, &VmObject::Memory>("memory"),
-                              MethodOf<VmObject, &VmObject::OwnedRanges>("ownedRanges"),
+                              MethodOf<VmObject, &VmObject::Compare>("compare"),
                               MethodOf<VmObject, &VmObject::TouchedRanges>("touchedRanges"),
                               MethodOf<VmObject, &VmObject::Reset>("reset"),
                               MethodOf<VmObject, &VmObject::TryReset>("tryReset"),
@@ -196,8 +204,14 @@ Napi::Value VmObject::Memory(const Info& info) {
   return RunWithVm(info, [](Vm& vm) { return vm.Memory(); }, MemoryToJs);
 }
 
-Napi::Value VmObject::OwnedRanges(const Info& info) {
-  return RunWithVm(info, [](Vm& vm) { return vm.OwnedPages(); }, RangesToJs);
+Napi::Value VmObject::Compare(const Info& info) {
+  auto work = [other = UnwrapValue<VmObject>(info[0], "other").record_](
+                  Vm& vm) -> Result<MemoryDifference> {
+    auto other_vm = other->Get();
+    if (!other_vm) return std::unexpected(std::move(other_vm).error());
+    return Vm::Compare(vm, **other_vm);
+  };
+  return RunWithVm(info, std::move(work), DifferenceToJs);
 }
 
 Napi::Value VmObject::Reset(const Info& info) {

@@ -45,7 +45,7 @@ class VmObject {
   Napi::Value WatchConsole(const Info& info);
   Napi::Value ConsoleTail(const Info& info);
   Napi::Value Memory(const Info& info);
-  Napi::Value OwnedRanges(const Info& info);
+  Napi::Value Compare(const Info& info);
   Napi::Value TouchedRanges(const Info& info);
   Napi::Value Reset(const Info& info);
   Napi::Value TryReset(const Info& info);

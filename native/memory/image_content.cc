@@ -146,7 +146,8 @@ Result<void> ForEachImageContent(const Image& image, PageRun range, const PageVi
   return {};
 }
 
-Result<std::vector<PageRun>> FindDifferences(const Image& a, const Image& b) {
+Result<std::vector<PageRun>> FindDifferences(const Image& a, const Image& b,
+                                             uint64_t joined_gap_bytes) {
   std::vector<PageRun> runs;
   std::vector<std::byte> a_bytes(kBufferBytes), b_bytes(kBufferBytes);
   FileIdentities identities;
@@ -165,7 +166,7 @@ Result<std::vector<PageRun>> FindDifferences(const Image& a, const Image& b) {
     VMFORK_CHECK(ReadExtent(b_extent, part, std::span(b_bytes).first(part.size)));
     for (uint64_t page = 0; page < part.size; page += kPageSize) {
       if (std::memcmp(a_bytes.data() + page, b_bytes.data() + page, kPageSize) != 0)
-        AppendRun(runs, {position + page, kPageSize}, kSmallGapBytes);
+        AppendRun(runs, {position + page, kPageSize}, joined_gap_bytes);
     }
     position += part.size;
   }

@@ -20,8 +20,9 @@ Result<void> ForEachFileContent(int fd, PageRun range, const PageVisitor& visit)
 Result<void> ForEachImageContent(const Image& image, PageRun range, const PageVisitor& visit);
 
 // The ranges in which two images of one size differ, whole pages. Only where they are not the same
-// part of the same file are they read. Runs that are close together are joined: each run is one
-// more mapping for every clone. Error: kSystem.
-Result<std::vector<PageRun>> FindDifferences(const Image& a, const Image& b);
+// part of the same file are they read. Runs that are no further apart than `joined_gap_bytes` are
+// joined: as parts of a layer, each run is one more mapping for every clone. Error: kSystem.
+Result<std::vector<PageRun>> FindDifferences(const Image& a, const Image& b,
+                                             uint64_t joined_gap_bytes = kSmallGapBytes);
 
 }  // namespace vmfork

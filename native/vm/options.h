@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "memory/page_runs.h"
 
 namespace vmfork {
 
@@ -50,6 +51,13 @@ struct MemoryUse {
   uint64_t resident = 0;  // present
   uint64_t shared = 0;    // of those, still the image's pages
   uint64_t owned = 0;     // written since boot or fork: this VM's alone
+};
+
+// In which pages two VMs may differ, by RAM offset.
+struct MemoryDifference {
+  std::vector<PageRun> here;    // that the one owns
+  std::vector<PageRun> there;   // that the other one owns
+  std::vector<PageRun> frozen;  // that differ in what the two were last frozen or forked as
 };
 
 // Hears of what a VM does by itself. Called on the engine's threads, never with a lock of the VM

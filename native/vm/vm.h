@@ -96,6 +96,10 @@ class Vm {
   // The guest's memory that this VM owns, by RAM offset: written since its fork or last snapshot,
   // or copied ahead of a write that was expected. *blocks* as long
   Result<std::vector<PageRun>> OwnedPages() const;
+  // In which pages two VMs may differ. *blocks* until what is being done with either is done, and
+  // for as long as it takes to read what they own of no common image. Errors: kGone, kState (they
+  // have different sizes of memory), kSystem.
+  static Result<MemoryDifference> Compare(Vm& one, Vm& other);
   // The same for all that it has touched. Where the host maps neighbours of a page that is read,
   // they count. *blocks* as long
   Result<std::vector<PageRun>> TouchedPages() const;
@@ -110,6 +114,11 @@ class Vm {
   void Destroy();
 
  private:
+  // What it shows: pages of its own over an image. Of one moment.
+  struct OwnMemory {
+    std::vector<PageRun> owned;
+    std::shared_ptr<const Image> image;
+  };
   // A machine that nobody else knows yet, and what belongs to it.
   struct Made {
     std::shared_ptr<EndReporter> reporter;
@@ -138,6 +147,7 @@ class Vm {
   Result<std::unique_ptr<Machine>> ResetInto(std::unique_ptr<Shell> shell,
                                              const ForkOptions& options, StageClock& clock);
   Result<void> CheckAlive() const;
+  Result<OwnMemory> GetOwnMemory();
   void Retire(std::unique_ptr<Machine> machine);
 
   const std::shared_ptr<Engine> engine_;

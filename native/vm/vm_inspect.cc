@@ -2,6 +2,7 @@
 #include <chrono>
 #include <thread>
 
+#include "memory/image_content.h"
 #include "memory/page_scan.h"
 #include "vm/machine.h"
 #include "vm/vm.h"
@@ -21,6 +22,25 @@ Result<std::vector<PageRun>> Vm::OwnedPages() const {
   std::shared_lock lock(machine_mutex_);
   VMFORK_CHECK(CheckAlive());
   return FindOwnedPages(std::span(machine_->View().Data(), machine_->View().Size()));
+}
+
+Result<Vm::OwnMemory> Vm::GetOwnMemory() {
+  // A snapshot turns what is owned into a part of a new image: not in the middle of one.
+  std::lock_guard order(order_mutex_);
+  VMFORK_TRY(owned, OwnedPages());
+  std::shared_lock lock(machine_mutex_);
+  VMFORK_CHECK(CheckAlive());
+  return OwnMemory{.owned = std::move(owned), .image = machine_->View().GetImage()};
+}
+
+Result<MemoryDifference> Vm::Compare(Vm& one, Vm& other) {
+  VMFORK_TRY(here, one.GetOwnMemory());
+  VMFORK_TRY(there, other.GetOwnMemory());
+  if (here.image->Size() != there.image->Size())
+    return Fail(ErrorCode::kState, "diff", "the two have different sizes of memory");
+  VMFORK_TRY(frozen, FindDifferences(*here.image, *there.image, 0));
+  return MemoryDifference{
+      .here = std::move(here.owned), .there = std::move(there.owned), .frozen = std::move(frozen)};
 }
 
 bool Vm::NoteStarted() {

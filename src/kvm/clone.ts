@@ -86,8 +86,9 @@ export class Clone extends Vm {
   }
 
   /**
-   * What tells this clone from another one: pages that either owns (see `PageDifference`), and, when both
-   * have a root filesystem attached, files. Reading a whole tree of files takes a few system calls each in the guest.
+   * What tells this clone from another one: pages (see `PageDifference`), and, when both have a root filesystem attached,
+   * files. Reading a whole tree of files takes a few system calls each in the guest. Rejects with `VMF_STATE` when the two
+   * have different sizes of memory.
    */
   async diff(other: Clone, options: DiffOptions = {}): Promise<VmDifference> {
     checkOptions('diff', DIFF_OPTIONS, options);
@@ -95,13 +96,10 @@ export class Clone extends Vm {
     throwIfAborted('diff', limits.signal);
     const mine = this.machine.sessionFor('diff');
     const theirs = other.machine.sessionFor('diff');
-    const [here, there] = await Promise.all([
-      this.machine.ownedRanges(),
-      other.machine.ownedRanges(),
-    ]);
+    const memory = await this.machine.compare(other.machine);
     const attached = this.containment.rootfs && other.containment.rootfs;
     return {
-      pages: comparePages(here, there),
+      pages: comparePages(memory),
       files: attached && (await compareFiles(mine, theirs, path, limits)),
     };
   }

@@ -9,6 +9,7 @@ import {
   type TreeEntry,
 } from '../container/tree-list.js';
 import type { Session } from '../exec/session.js';
+import type { NativeMemoryDifference } from '../native.js';
 import type { WaitOptions } from '../waiting.js';
 
 const PAGE_BYTES = 4096;
@@ -20,7 +21,7 @@ export interface PageRange {
 }
 
 /**
- * Pages that a VM owns: it has written to them since it was forked or last frozen, or got copies of them ahead because the
+ * A VM owns the pages that it has written to since it was forked or last frozen, or got copies of ahead because the
  * snapshot's first clones had written to them as they started.
  */
 export interface PageDifference {
@@ -30,7 +31,9 @@ export interface PageDifference {
   there: number;
   /** Pages that both own; their content may be the same all the same. */
   both: number;
-  /** All of them, sorted: outside of these the two have the same memory, if they have the same parent. */
+  /** Pages that neither owns and that differ: written before a VM, or what it was forked from, was last frozen. */
+  frozen: number;
+  /** All of them, sorted: outside of these the two have the same memory. */
   ranges: PageRange[];
 }
 
@@ -57,15 +60,18 @@ export interface DiffOptions extends WaitOptions {
   path?: string | undefined;
 }
 
-/** Compares what two VMs own, each as pairs of offset and length, sorted. */
-export function comparePages(here: BigUint64Array, there: BigUint64Array): PageDifference {
+/** Counts and joins what two VMs do not share. */
+export function comparePages({ here, there, frozen }: NativeMemoryDifference): PageDifference {
   const [mine, theirs] = [toRanges(here), toRanges(there)];
-  const ranges = union([...mine, ...theirs]);
-  const [all, minePages, theirPages] = [pagesOf(ranges), pagesOf(mine), pagesOf(theirs)];
+  const [minePages, theirPages] = [pagesOf(mine), pagesOf(theirs)];
+  const owned = union([...mine, ...theirs]);
+  const ownedPages = pagesOf(owned);
+  const ranges = union([...owned, ...toRanges(frozen)]);
   return {
-    here: all - theirPages,
-    there: all - minePages,
-    both: minePages + theirPages - all,
+    here: ownedPages - theirPages,
+    there: ownedPages - minePages,
+    both: minePages + theirPages - ownedPages,
+    frozen: pagesOf(ranges) - ownedPages,
     ranges,
   };
 }

@@ -8,6 +8,7 @@ import { type ConnectionListener, socketFromFd } from '../exec/sockets.js';
 import type {
   NativeForkOptions,
   NativeMemory,
+  NativeMemoryDifference,
   NativeSnapshot,
   NativeStage,
   NativeVm,
@@ -264,11 +265,11 @@ export class Machine implements VmEventSink {
     end?.();
   }
 
-  /** Pairs of offset and length of the guest memory that it owns. */
-  async ownedRanges(): Promise<BigUint64Array> {
+  /** In which pages the two may differ. */
+  async compare(other: Machine): Promise<NativeMemoryDifference> {
     this.assertLegal('diff');
-    return this.#native.ownedRanges().catch((error) => {
-      throw this.#gone ?? fromNative(error);
+    return this.#native.compare(other.#native).catch((error) => {
+      throw this.#gone ?? other.#gone ?? fromNative(error);
     });
   }
 

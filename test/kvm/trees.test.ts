@@ -5,13 +5,17 @@ import { type Clone, CloneScope, Engine, type Snapshot, Template } from 'vmfork'
 import { Deferred } from '#src/waiting.js';
 import { busyboxRootfs } from '../helpers/images.js';
 import {
+  askOnce,
   BOOT_TIMEOUT_MS,
+  COMPANION_PORT,
   destroyAll,
   eventually,
   inABusyProgram,
+  startProgram,
   templateSnapshot,
 } from '../helpers/kvm.js';
 
+const WRITTEN_PAGES = 500;
 let base: Snapshot;
 
 beforeAll(async () => {
@@ -261,12 +265,31 @@ describe('diff', () => {
       changed: ['/srv/both', '/srv/old'],
     });
     const inRanges = pages.ranges.reduce((sum, { lengthBytes }) => sum + lengthBytes / 4096, 0);
-    expect(pages.here + pages.there + pages.both).toBe(inRanges);
+    expect(pages.here + pages.there + pages.both + pages.frozen).toBe(inRanges);
     expect(pages.both).toBeGreaterThan(0);
     expect((await two.diff(one, { path: '/srv' })).files?.added).toEqual(['/srv/d', '/srv/one']);
     await expect(one.diff(two, { path: '/nowhere' })).rejects.toMatchObject({
       code: 'VMF_GUEST_FILE',
     });
+    await destroyAll([one, two]);
+  });
+
+  test('what was written before a snapshot tells siblings apart after it', async () => {
+    await using parent = await base.fork();
+    await startProgram(parent, 'companion', [String(COMPANION_PORT), String(WRITTEN_PAGES)]);
+    const [one, two] = (await parent.fork({ count: 2 })) as [Clone, Clone];
+    await askOnce(one, 'fill 7');
+    expect((await one.diff(two)).pages.here).toBeGreaterThanOrEqual(WRITTEN_PAGES);
+    await using frozen = await one.snapshot();
+    const { pages } = await one.diff(two);
+    expect(pages.frozen).toBeGreaterThan(WRITTEN_PAGES / 2);
+    expect(pages.frozen + pages.both + pages.here + pages.there).toBeGreaterThanOrEqual(
+      WRITTEN_PAGES,
+    );
+    expect((await two.diff(one)).pages.frozen).toBeGreaterThan(WRITTEN_PAGES / 2);
+    // A clone of that moment has what the source goes on over: between those two nothing frozen differs.
+    await using later = await frozen.fork();
+    expect((await one.diff(later)).pages.frozen).toBe(0);
     await destroyAll([one, two]);
   });
 

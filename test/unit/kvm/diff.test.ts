@@ -8,22 +8,25 @@ const owned = (...pages: [first: number, count: number][]) =>
 
 describe('pages', () => {
   test('are counted by who owns them, and joined into runs', () => {
-    const { ranges, ...counts } = comparePages(
-      owned([0, 2], [10, 4], [20, 1]),
-      owned([2, 1], [12, 8], [40, 1]),
-    );
-    expect(counts).toEqual({ here: 5, there: 8, both: 2 });
+    const { ranges, ...counts } = comparePages({
+      here: owned([0, 2], [10, 4], [20, 1]),
+      there: owned([2, 1], [12, 8], [40, 1]),
+      frozen: owned([1, 1], [41, 3]),
+    });
+    expect(counts).toEqual({ here: 5, there: 8, both: 2, frozen: 3 });
     expect(
       ranges.map(({ offsetBytes, lengthBytes }) => [offsetBytes / PAGE, lengthBytes / PAGE]),
     ).toEqual([
       [0, 3],
       [10, 11],
-      [40, 1],
+      [40, 4],
     ]);
   });
 
   test('of VMs that own nothing there are none', () => {
-    expect(comparePages(owned(), owned())).toEqual({ here: 0, there: 0, both: 0, ranges: [] });
+    const nothing = { here: owned(), there: owned(), frozen: owned() };
+    const counts = { here: 0, there: 0, both: 0, frozen: 0 };
+    expect(comparePages(nothing)).toEqual({ ...counts, ranges: [] });
   });
 });
 
