@@ -82,6 +82,7 @@ export type {
   ForkPointOptions,
   ReadFileOptions,
   ResetOptions,
+  SnapshotOptions,
   SpawnOptions,
   WriteFileOptions,
 } from './options.js';

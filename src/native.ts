@@ -222,6 +222,8 @@ export interface NativeShellCounts {
 
 export interface NativeEngine {
   shells(): NativeShellCounts;
+  /** What the layers take that were frozen of clones and are in use. */
+  layerBytes(): number;
   boot(options: NativeBootOptions): Promise<NativeVm>;
   load(directory: string, options?: NativeLoadOptions): Promise<NativeSnapshot>;
   /** Destroys every VM and ends all threads. Idempotent. */

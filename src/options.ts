@@ -115,6 +115,9 @@ export interface ForkOptions {
   signal?: AbortSignal | undefined;
 }
 
+/** Options of `vm.snapshot()`; what is frozen must fit into the memory budget as a fork does. */
+export type SnapshotOptions = WaitOptions & Pick<ForkOptions, 'onBudget' | 'budgetTimeoutMs'>;
+
 /** Options of `clone.reset()`; each as in {@link ForkOptions}. */
 export type ResetOptions = Pick<
   ForkOptions,
@@ -287,6 +290,11 @@ export const FORK_OPTIONS: Rules = {
   onBudget: oneOf('wait', 'refuse'),
   budgetTimeoutMs: timeoutMs,
   scope: object('a CloneScope', (value) => 'track' in value),
+};
+export const SNAPSHOT_OPTIONS: Rules = {
+  ...WAIT_OPTIONS,
+  onBudget: FORK_OPTIONS.onBudget as Rule,
+  budgetTimeoutMs: timeoutMs,
 };
 export const DIFF_OPTIONS: Rules = {
   ...WAIT_OPTIONS,

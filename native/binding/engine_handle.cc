@@ -122,6 +122,12 @@ Result<ShellPool::Counts> EngineHandle::CountShells() {
   return engine_->Shells().Count();
 }
 
+Result<uint64_t> EngineHandle::CloneLayerBytes() {
+  std::lock_guard lock(mutex_);
+  if (closing_) return std::unexpected(EngineClosed());
+  return engine_->CloneLayers()->Bytes();
+}
+
 void EngineHandle::Destroy(VmRecord& record) {
   record.Destroy();
   std::lock_guard lock(mutex_);

@@ -36,6 +36,7 @@ class EngineHandle : public std::enable_shared_from_this<EngineHandle> {
   bool Submit(std::move_only_function<void()> job, Lane lane = Lane::kWork);
   bool IsClosing();
   Result<ShellPool::Counts> CountShells();
+  Result<uint64_t> CloneLayerBytes();
   uint32_t NewSnapshotId() { return ++last_snapshot_id_; }
 
   // From within a job only.

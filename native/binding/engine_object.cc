@@ -15,6 +15,7 @@ void EngineObject::Define(Napi::Env env) {
   DefineClass<EngineObject>(env, {MethodOf<EngineObject, &EngineObject::Boot>("boot"),
                                   MethodOf<EngineObject, &EngineObject::Load>("load"),
                                   MethodOf<EngineObject, &EngineObject::Shells>("shells"),
+                                  MethodOf<EngineObject, &EngineObject::LayerBytes>("layerBytes"),
                                   MethodOf<EngineObject, &EngineObject::Close>("close")});
 }
 
@@ -56,6 +57,11 @@ Napi::Value EngineObject::Shells(const Info& info) {
   object.Set("built", static_cast<double>(counts.built));
   object.Set("reused", static_cast<double>(counts.reused));
   return object;
+}
+
+Napi::Value EngineObject::LayerBytes(const Info& info) {
+  const uint64_t bytes = OrThrow(info.Env(), lease_->Handle()->CloneLayerBytes());
+  return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
 Napi::Value EngineObject::Close(const Info& info) {

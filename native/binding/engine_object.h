@@ -28,6 +28,7 @@ class EngineObject {
   Napi::Value Boot(const Info& info);
   Napi::Value Load(const Info& info);
   Napi::Value Shells(const Info& info);
+  Napi::Value LayerBytes(const Info& info);
   Napi::Value Close(const Info& info);
 
   const std::shared_ptr<EngineLease> lease_;

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -83,10 +84,36 @@ Result<UniqueFd> NewLayer(uint64_t size) {
 
 }  // namespace
 
-Result<Capture> Capture::Prepare(const PrivateView& view) {
+// A layer's file, counted until the last image that it is a part of is gone.
+struct Capture::Layer {
+  Layer(UniqueFd opened, std::shared_ptr<LayerTally> counted_in)
+      : file(std::move(opened)), tally(std::move(counted_in)) {}
+  ~Layer() {
+    if (tally != nullptr) tally->Remove(bytes);
+  }
+  Layer(const Layer&) = delete;
+  Layer& operator=(const Layer&) = delete;
+
+  void Count() {
+    struct stat status{};
+    if (tally == nullptr || ::fstat(file.Get(), &status) != 0) return;
+    constexpr uint64_t kBlockBytes = 512;  // stat(2)
+    bytes = static_cast<uint64_t>(status.st_blocks) * kBlockBytes;
+    tally->Add(bytes);
+  }
+
+  const UniqueFd file;
+  const std::shared_ptr<LayerTally> tally;  // null: not counted
+  uint64_t bytes = 0;
+};
+
+Capture::Capture(const PrivateView& view, std::shared_ptr<Layer> layer)
+    : view_(&view), layer_(std::move(layer)), file_(layer_, &layer_->file) {}
+
+Result<Capture> Capture::Prepare(const PrivateView& view, std::shared_ptr<LayerTally> tally) {
   VMFORK_TRY(owned, FindOwnedPages(std::span(view.Data(), view.Size())));
   VMFORK_TRY(fd, NewLayer(view.Size()));
-  Capture capture(view, std::make_shared<const UniqueFd>(std::move(fd)));
+  Capture capture(view, std::make_shared<Layer>(std::move(fd), std::move(tally)));
   VMFORK_TRY(runs, PlanLayer(owned, *view.GetImage()));
   capture.planned_ = std::move(runs);
   capture.Allocate(owned);
@@ -140,6 +167,7 @@ Result<void> Capture::Finish() {
     std::ignore = ::fallocate(file_->Get(), kPunch, static_cast<off_t>(run.start),
                               static_cast<off_t>(run.size));
   }
+  layer_->Count();
   // A writer after this moment would change what clones read from pages they have not touched. Not
   // F_SEAL_WRITE, which waits while the kernel holds on to any of the pages, as it does while the
   // source reads them, and may fail (mm/memfd.c, memfd_wait_for_pins()). It differs in nothing but

@@ -14,6 +14,7 @@
 #include "devices/virtio/block_medium.h"
 #include "kvm/host.h"
 #include "kvm/kvm_fd.h"
+#include "memory/capture.h"
 #include "memory/single_page_faults.h"
 #include "vcpu/vcpu_state.h"
 #include "vm/shell_pool.h"
@@ -65,6 +66,8 @@ class Engine {
   WorkerPool& DiskThreads() { return *disk_threads_; }
   BlockImages& Images() { return images_; }
   ShellPool& Shells() { return *shells_; }
+  // What was frozen of clones.
+  const std::shared_ptr<LayerTally>& CloneLayers() const { return clone_layers_; }
   const std::string& ScratchDirectory() const { return scratch_directory_; }
 
  private:
@@ -85,6 +88,7 @@ class Engine {
   std::unique_ptr<WorkerPool> reapers_;
   std::unique_ptr<WorkerPool> disk_threads_;
   BlockImages images_;
+  const std::shared_ptr<LayerTally> clone_layers_ = std::make_shared<LayerTally>();
   std::string scratch_directory_;
   std::unique_ptr<ShellPool> shells_;
 };

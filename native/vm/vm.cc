@@ -301,7 +301,9 @@ Result<std::shared_ptr<Snapshot>> Vm::Freeze() {
   std::lock_guard order(order_mutex_);
   std::shared_lock lock(machine_mutex_);
   VMFORK_CHECK(CheckAlive());
-  VMFORK_TRY(capture, Capture::Prepare(machine_->View()));
+  // A template is nobody's clone, nor is what was frozen of it.
+  VMFORK_TRY(capture, Capture::Prepare(machine_->View(),
+                                       origin_ == nullptr ? nullptr : engine_->CloneLayers()));
   const auto start = std::chrono::steady_clock::now();
   if (!paused_) machine_->Park();
   auto snapshot = TakeSnapshot(*engine_, *machine_, capture);

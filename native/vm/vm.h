@@ -158,6 +158,7 @@ class Vm {
   // retired_.
   std::mutex order_mutex_;
   bool paused_ = false;
+  uint32_t machines_ = 0;                    // that were in it so far
   std::shared_ptr<RetiredMachine> retired_;  // the machine before the newest reset
   // Guards all below; held shared by whoever uses the machine, and only for as long as that takes.
   // Taken after order_mutex_.
@@ -168,6 +169,5 @@ class Vm {
   std::string last_console_;
   std::vector<Stage> stages_;
 };
-  uint32_t machines_ = 0;             // that were in it so far
 
 }  // namespace vmfork

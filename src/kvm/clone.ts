@@ -7,8 +7,9 @@ import {
   type ForkOptions,
   RESET_OPTIONS,
   type ResetOptions,
+  type SnapshotOptions,
 } from '../options.js';
-import { throwIfAborted, type WaitOptions } from '../waiting.js';
+import { throwIfAborted } from '../waiting.js';
 import { branch } from './branch.js';
 import { compareFiles, comparePages, type DiffOptions, type VmDifference } from './diff.js';
 import { isOver } from './lifecycle.js';
@@ -20,7 +21,7 @@ import type { Snapshot } from './snapshot.js';
 import { Vm, type VmParts } from './vm.js';
 
 /** Takes a snapshot of a VM. */
-type Freeze = (machine: Machine, vm: Vm, options: WaitOptions) => Promise<Snapshot>;
+type Freeze = (machine: Machine, vm: Vm, options: SnapshotOptions) => Promise<Snapshot>;
 
 /** A VM made by `snapshot.fork()`. */
 export class Clone extends Vm {
@@ -63,8 +64,11 @@ export class Clone extends Vm {
     return origin && !isOver(origin.state) ? origin : null;
   }
 
-  /** Freezes this clone, for a moment; it goes on afterwards. A fork of the result is a fork of a fork. */
-  snapshot(options: WaitOptions = {}): Promise<Snapshot> {
+  /**
+   * Freezes this clone, for a moment; it goes on afterwards. A fork of the result is a fork of a fork. Rejects with
+   * `VMF_NO_MEMORY` when there is no room for what it has written.
+   */
+  snapshot(options: SnapshotOptions = {}): Promise<Snapshot> {
     return this.#freeze(this.machine, this, options);
   }
 

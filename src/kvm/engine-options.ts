@@ -6,8 +6,9 @@ import { integer, object, oneOf, type Rules } from '../options.js';
 /** Options of `new Engine()`. */
 export interface EngineOptions {
   /**
-   * Most memory that this engine's clones may take together, MiB, 1 to 16777216; a clone to come counts as much as others
-   * turned out to take. Default: what the machine and the memory cgroups around the process have left, less a twentieth.
+   * Most memory that this engine's clones, and what was frozen of them, may take together, MiB, 1 to 16777216; a clone to
+   * come counts as much as others turned out to take. Default, and never more than: what the machine and the memory cgroups
+   * around the process have left, less a twentieth.
    */
   memoryBudgetMiB?: number | undefined;
   /** What a fork does that would break the budget: wait its turn, or fail with `VMF_NO_MEMORY`. Default `'refuse'`. */

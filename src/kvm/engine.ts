@@ -66,7 +66,8 @@ export class Engine {
     checkOptions('Engine', ENGINE_OPTIONS, options);
     const { memoryBudgetMiB, onBudget = 'refuse', shells = {}, vcpuNice } = options;
     const fixedBytes = memoryBudgetMiB === undefined ? null : memoryBudgetMiB * MIB;
-    this.budget = new MemoryBudget({ fixedBytes, onBudget });
+    const readLayerBytes = () => (this.#closing !== undefined ? 0 : this.#native.layerBytes());
+    this.budget = new MemoryBudget({ fixedBytes, onBudget, readLayerBytes });
     const addon = loadNative();
     try {
       this.#native = addon.createEngine((event) => this.#onEvent(event), {

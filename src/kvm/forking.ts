@@ -60,7 +60,6 @@ export async function forkMachine(origin: Origin, plan: ForkPlan, charge: Charge
     await forkPoint?.opened;
     clock.mark('acknowledge');
     machine.ready();
-    charge.settle(async () => (await machine.memory()).privateBytes);
     const native = machine.stages.map(({ name, ns }) => ({ stage: `fork.${name}`, ns }));
     return { machine, identity, timings: [...clock.stages, ...native], forkPoint };
   } catch (error) {
@@ -83,7 +82,7 @@ function makeMachine(
   const forkOptions = { cid: identity.cid, controlBytes, consoleBytes };
   return engine.fork(native, forkOptions, (vm) => {
     clock.mark('fork'); // It runs.
-    return new Machine(engine, vm, () => charge.release());
+    return new Machine(engine, vm, charge);
   });
 }
 

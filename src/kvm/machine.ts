@@ -5,22 +5,25 @@ import { debug, logChannel, stateChannel } from '../diagnostics.js';
 import { fromNative, isErrorCode, VmforkError } from '../errors.js';
 import { Session, type SessionPast } from '../exec/session.js';
 import { type ConnectionListener, socketFromFd } from '../exec/sockets.js';
+import type { Charge } from '../memshare/budget.js';
 import type {
   NativeForkOptions,
   NativeMemory,
   NativeMemoryDifference,
-  NativeSnapshot,
   NativeStage,
   NativeVm,
 } from '../native.js';
+import type { SnapshotOptions } from '../options.js';
 import { Deferred, type WaitOptions } from '../waiting.js';
 import { GuestConsole } from './console.js';
+import type { DiskSource } from './disk-source.js';
 import type { Engine, VmEventSink } from './engine.js';
+import { type Frozen, reserveLayer } from './freezing.js';
 import { assertLegal, isOver, mayGo, type Operation, type VmState } from './lifecycle.js';
 import { MachinePorts } from './ports.js';
 import { guestRest } from './rest.js';
 import { Slots } from './slots.js';
-import { StageClock, type Timing } from './stage-clock.js';
+import { StageClock } from './stage-clock.js';
 
 /** The port that agents dial (docs/protocol.md). */
 export const CONTROL_PORT = 1024;
@@ -34,31 +37,12 @@ export interface MachineObserver {
   onForkPoint(name: string): void;
 }
 
-/** A frozen machine and what is known of it at that moment. */
-export interface Frozen {
-  native: NativeSnapshot;
-  /** Names of the fork points at which processes wait. */
-  forkPoints: readonly string[];
-  /** Stages of the freezing; the guest stood still for `pause`, a part of `capture`. */
-  timings: readonly Timing[];
-}
-
-/** A file or block device, or a scratch disk of so many bytes (a multiple of 512), which is thrown away with the VM. */
-export interface DiskSource {
-  path?: string;
-  /** Of `path`; true unless given. */
-  readOnly?: boolean;
-  scratchBytes?: number;
-  /** What the guest reads in /sys/block/NAME/serial; at most 20 bytes. */
-  serial?: string;
-}
-
 export class Machine implements VmEventSink {
   readonly id: number;
   readonly console: GuestConsole;
   readonly #engine: Engine;
   readonly #native: NativeVm;
-  readonly #onGone: () => void;
+  readonly #charge: Charge | null;
   readonly #ports: MachinePorts;
   readonly #control = new Deferred<Session>();
   readonly #freezes = new Slots(1);
@@ -72,11 +56,11 @@ export class Machine implements VmEventSink {
   #isRewinding = false;
   #afterFailedReset: (() => void) | undefined;
 
-  /** `onGone` is called when its threads are gone and its memory is unmapped. */
-  constructor(engine: Engine, native: NativeVm, onGone: () => void = () => {}) {
+  /** `charge` is released when its threads are gone and its memory is unmapped. */
+  constructor(engine: Engine, native: NativeVm, charge: Charge | null = null) {
     this.#engine = engine;
     this.#native = native;
-    this.#onGone = onGone;
+    this.#charge = charge;
     this.id = native.id;
     this.console = new GuestConsole(native);
     this.#ports = new MachinePorts(native, () => this.#gone);
@@ -128,6 +112,7 @@ export class Machine implements VmEventSink {
   ready(): void {
     this.#go('running');
     this.#native.started();
+    this.#charge?.settle(async () => (await this.memory()).privateBytes);
   }
 
   async pause(): Promise<void> {
@@ -144,9 +129,24 @@ export class Machine implements VmEventSink {
    * Brings the agent to rest, freezes the machine, and lets it go on; one call after the other. `longRest`: the clones are
    * worth the time that the guest takes to finish what it puts off.
    */
-  freeze(limits: WaitOptions, longRest: boolean): Promise<Frozen> {
+  freeze(limits: SnapshotOptions, longRest: boolean): Promise<Frozen> {
     this.assertLegal('snapshot');
-    return this.#freezes.run('snapshot', limits.signal, () => this.#freezeNow(limits, longRest));
+    return this.#freezes.run('snapshot', limits.signal, () =>
+      this.#freezeAdmitted(limits, longRest),
+    );
+  }
+
+  /** What the machine owns has to be there a second time, and is from then on shared. */
+  async #freezeAdmitted(limits: SnapshotOptions, longRest: boolean): Promise<Frozen> {
+    const { privateBytes } = await this.memory();
+    const { budget } = this.#engine;
+    const room = await reserveLayer(budget, privateBytes, this.#charge !== null, limits);
+    try {
+      return await this.#freezeNow(limits, longRest);
+    } finally {
+      room.release();
+      if (!this.#gone) this.#charge?.measureAgain();
+    }
   }
 
   async #freezeNow(limits: WaitOptions, longRest: boolean): Promise<Frozen> {
@@ -158,9 +158,7 @@ export class Machine implements VmEventSink {
       await guestRest(longRest, limits);
       clock.mark('quiesce');
       const { names } = session.forkPoints;
-      const native = await this.#native.snapshot().catch((error) => {
-        throw this.#gone ?? fromNative(error);
-      });
+      const native = await this.#call(this.#native.snapshot());
       clock.mark('capture');
       const timings = [...clock.stages, { stage: 'pause', ns: native.info().pauseNs }];
       return { native, forkPoints: names, timings };
@@ -178,17 +176,13 @@ export class Machine implements VmEventSink {
     this.assertLegal('attachDisk');
     const { path = null, readOnly = true, scratchBytes = 0, serial = '' } = disk;
     const options = { path, readOnly, scratchBytes, serial };
-    await this.#native.attachDisk(drive, options).catch((error) => {
-      throw this.#gone ?? fromNative(error);
-    });
+    await this.#call(this.#native.attachDisk(drive, options));
   }
 
   /** Finishes requests under way and leaves the drive empty. Rejects with `VMF_DISK`. */
   async detachDisk(drive: number): Promise<void> {
     this.assertLegal('detachDisk');
-    await this.#native.detachDisk(drive).catch((error) => {
-      throw this.#gone ?? fromNative(error);
-    });
+    await this.#call(this.#native.detachDisk(drive));
   }
 
   async connect(port: number, limits: WaitOptions): Promise<Socket> {
@@ -205,9 +199,7 @@ export class Machine implements VmEventSink {
 
   async memory(): Promise<NativeMemory> {
     this.assertLegal('memory');
-    return this.#native.memory().catch((error) => {
-      throw this.#gone ?? fromNative(error);
-    });
+    return this.#call(this.#native.memory());
   }
 
   /**
@@ -273,12 +265,10 @@ export class Machine implements VmEventSink {
     });
   }
 
-  /** Pairs of offset and length of the guest memory that it has touched. */
+  /** Pairs of offset and length of what it has touched. */
   async touchedRanges(): Promise<BigUint64Array> {
     this.assertLegal('memory');
-    return this.#native.touchedRanges().catch((error) => {
-      throw this.#gone ?? fromNative(error);
-    });
+    return this.#call(this.#native.touchedRanges());
   }
 
   /** Ends it. Idempotent; resolves when its threads are gone and its memory is unmapped. */
@@ -347,6 +337,13 @@ export class Machine implements VmEventSink {
     this.#ports.end(error);
   }
 
+  /** When it has ended, that is why the engine failed. */
+  #call<T>(work: Promise<T>): Promise<T> {
+    return work.catch((error) => {
+      throw this.#gone ?? fromNative(error);
+    });
+  }
+
   async #step(through: VmState, to: VmState, work: () => Promise<void>): Promise<void> {
     const from = this.#state;
     this.#go(through);
@@ -382,7 +379,7 @@ export class Machine implements VmEventSink {
     this.#teardown = this.#native.destroy().then(
       () => {
         this.#engine.forget(this.id);
-        this.#onGone();
+        this.#charge?.release();
       },
       (error) => {
         throw fromNative(error);

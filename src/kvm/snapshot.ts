@@ -16,6 +16,8 @@ import {
   PAYLOAD,
   RACE_OPTIONS,
   type Rules,
+  SNAPSHOT_OPTIONS,
+  type SnapshotOptions,
   WAIT_OPTIONS,
 } from '../options.js';
 import { linkSignals, throwIfAborted, type WaitOptions } from '../waiting.js';
@@ -247,6 +249,7 @@ export class Snapshot {
     this.#scope?.remove(this);
     finalizer.unregister(this);
     this.#native.close();
+    this.#engine.budget.expectRoom();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -332,12 +335,13 @@ export class Snapshot {
 export async function takeSnapshot(
   machine: Machine,
   vm: Vm,
-  options: WaitOptions,
+  options: SnapshotOptions,
 ): Promise<Snapshot> {
-  checkOptions('snapshot', WAIT_OPTIONS, options);
+  checkOptions('snapshot', SNAPSHOT_OPTIONS, options);
   throwIfAborted('snapshot', options.signal);
   machine.assertLegal('snapshot');
-  const longRest = await vm.beforeSnapshot(options);
+  const { signal, timeoutMs } = options;
+  const longRest = await vm.beforeSnapshot({ signal, timeoutMs });
   const { native, forkPoints, timings } = await machine.freeze(options, longRest);
   const { guest, agent, containment, generation } = vm;
   const metadata = createMetadata({

@@ -4,7 +4,13 @@ import { resolve } from 'node:path';
 import { VmforkError } from '../errors.js';
 import type { AgentInfo } from '../exec/messages.js';
 import type { NativeBootOptions } from '../native.js';
-import { BOOT_OPTIONS, type BootOptions, checkOptions, type ForkOptions } from '../options.js';
+import {
+  BOOT_OPTIONS,
+  type BootOptions,
+  checkOptions,
+  type ForkOptions,
+  type SnapshotOptions,
+} from '../options.js';
 import { throwIfAborted, type WaitOptions, watchLimits } from '../waiting.js';
 import { branch } from './branch.js';
 import type { Clone } from './clone.js';
@@ -79,8 +85,8 @@ export class Template extends Vm {
     return (await super.beforeSnapshot(limits)) || this.warmed;
   }
 
-  /** Freezes the guest; it goes on afterwards. */
-  snapshot(options: WaitOptions = {}): Promise<Snapshot> {
+  /** Freezes the guest; it goes on afterwards. Rejects with `VMF_NO_MEMORY` when there is no room for its memory. */
+  snapshot(options: SnapshotOptions = {}): Promise<Snapshot> {
     return takeSnapshot(this.machine, this, options);
   }
 

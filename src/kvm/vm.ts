@@ -46,9 +46,10 @@ import {
 } from '../options.js';
 import { throwIfAborted, type WaitOptions } from '../waiting.js';
 import type { GuestConsole } from './console.js';
+import type { DiskSource } from './disk-source.js';
 import type { Identity } from './identity.js';
 import type { VmState } from './lifecycle.js';
-import type { DiskSource, Machine } from './machine.js';
+import type { Machine } from './machine.js';
 import type { Timing } from './stage-clock.js';
 
 /** Everything a VM object is made of. */

@@ -2,7 +2,11 @@
 //
 // What clones take is known only afterwards, so a new one is charged an estimate: the mean of what clones of this engine were
 // found to take, at least 1 MiB. With a fixed budget the charges are added up, and corrected as clones are measured. Without
-// one the kernel is asked what is left; from its answer are taken the charges of those forks that it cannot know of yet.
+// one the kernel is asked what is left; from its answer are taken the charges of those forks that it cannot know of yet. It is
+// asked with one as well: what is not there cannot be given, whoever has it.
+//
+// A snapshot writes what its source owns into a layer, and is let in for that beforehand. From then on the engine's own count
+// of layers says what clones have frozen, until nobody uses it any more.
 
 import { VmforkError } from '../errors.js';
 import { WaitQueue } from '../wait-queue.js';
@@ -11,7 +15,7 @@ import { type MemoryRoom, readMemoryRoom } from './available.js';
 import { CloneCost, type Cost } from './clone-cost.js';
 
 const MIB = 1024 * 1024;
-// Kept free without a fixed budget: a twentieth of what there is, for the program itself and all others.
+// Kept free in any case: a twentieth of what there is, for the program itself and all others.
 const RESERVE_SHARE = 0.05;
 const RESERVE_MOST_BYTES = 1024 * MIB;
 // The kernel's files are read again only when what they said is older.
@@ -22,7 +26,7 @@ const MEASURE_EVERY_MS = 250;
 const LOOK_AGAIN_FIRST_MS = 50;
 const LOOK_AGAIN_MOST_MS = 2000;
 
-/** What a fork does when the memory budget is used up. */
+/** What a fork or snapshot does when the memory budget is used up. */
 export type OnBudget = 'wait' | 'refuse';
 
 /** Options of an engine's budget. */
@@ -32,19 +36,23 @@ export interface BudgetOptions {
   onBudget: OnBudget;
   /** Reads what is left. */
   readRoom?: () => MemoryRoom;
+  /** What was frozen of clones and is in use, bytes. */
+  readLayerBytes?: () => number;
 }
 
 /** How a budget stands. */
 export interface BudgetState {
   /** Clones that were let in and not yet destroyed. */
   clones: number;
-  /** What they take by estimate and measurement, bytes. */
+  /** What they take by estimate and measurement, and what was frozen of them, bytes. */
   chargedBytes: number;
+  /** Of that, frozen: it counts for as long as a snapshot or a VM uses it. */
+  layerBytes: number;
   /** What a new clone is charged, bytes. */
   estimateBytes: number;
   /** What is left for more, bytes. */
   freeBytes: number;
-  /** Forks that wait. */
+  /** Forks and snapshots that wait. */
   waiting: number;
 }
 
@@ -57,14 +65,30 @@ export interface Admission extends WaitOptions {
 export interface Charge {
   /** It is forked and runs: the kernel counts it from now on, and `measure` says what it takes. */
   settle(measure: () => Promise<number>): void;
+  /** It takes something else now. */
+  measureAgain(): void;
   /** It is gone, or was never made. Idempotent. */
   release(): void;
 }
 
-/** Someone in the queue, and what was made for them when their turn came. */
+/** Memory that is about to be taken. */
+export interface Reservation {
+  /** It was taken, which the kernel and the engine count from now on, or will not be. Idempotent. */
+  release(): void;
+}
+
+/** What somebody wants, and who: clones, or a snapshot of one, count towards a fixed budget, a template does not. */
+interface Wish {
+  readonly operation: string;
+  readonly bytes: number;
+  readonly ofClones: boolean;
+  describe(): string;
+}
+
+/** Someone in the queue. */
 interface Turn {
-  readonly count: number;
-  charges: Charge[];
+  readonly wish: Wish;
+  take(): void;
 }
 
 export class MemoryBudget {
@@ -74,6 +98,8 @@ export class MemoryBudget {
   /** Forks that the latest reading cannot know of in full, and what they were charged. */
   readonly #unseen = new Map<Cost, number>();
   #unseenBytes = 0;
+  readonly #reserved = new Set<Wish>();
+  #isOutdated = false;
   readonly #queue = new WaitQueue<Turn>(noMemoryInTime);
   #room: MemoryRoom = { availableBytes: 0, totalBytes: 0 };
   #readAt = Number.NEGATIVE_INFINITY;
@@ -89,9 +115,10 @@ export class MemoryBudget {
   get state(): BudgetState {
     return {
       clones: this.#cost.count,
-      chargedBytes: this.#cost.totalBytes,
+      chargedBytes: this.#chargedBytes(),
+      layerBytes: this.#layerBytes(),
       estimateBytes: this.#cost.estimateBytes,
-      freeBytes: Math.max(0, this.#freeBytes()),
+      freeBytes: Math.max(0, this.#freeBytes(true)),
       waiting: this.#queue.size,
     };
   }
@@ -100,14 +127,32 @@ export class MemoryBudget {
    * Lets so many clones in, all or none, after those who came first. Rejects with `VMF_NO_MEMORY`: at once with `'refuse'`
    * and when they can never fit, else after `timeoutMs`; and with `VMF_ABORTED`.
    */
-  async admit(count: number, { onBudget, ...limits }: Admission = {}): Promise<Charge[]> {
-    throwIfAborted('fork', limits.signal);
-    if (this.#closed) throw this.#closed;
-    this.#cost.remeasure(MEASURE_EVERY_MS);
-    if (this.#queue.size === 0 && this.#fits(count)) return this.#charge(count);
-    const mode = onBudget ?? this.#options.onBudget;
-    if (mode === 'refuse' || !this.#canEverFit(count)) throw this.#refusal(count);
-    return this.#wait(count, limits);
+  admit(count: number, admission: Admission = {}): Promise<Charge[]> {
+    const cost = this.#cost;
+    const wish: Wish = {
+      operation: 'fork',
+      get bytes() {
+        return count * cost.estimateBytes;
+      },
+      ofClones: true,
+      describe: () => `${count} more of about ${mib(cost.estimateBytes)} each do not fit`,
+    };
+    return this.#letIn(wish, () => this.#charge(count), admission);
+  }
+
+  /** Lets so many bytes be frozen, of a clone or of a template; rejects as {@link admit} does. */
+  reserve(bytes: number, ofClones: boolean, admission: Admission = {}): Promise<Reservation> {
+    const describe = () => `a snapshot of ${mib(bytes)} does not fit`;
+    const wish: Wish = { operation: 'snapshot', bytes, ofClones, describe };
+    return this.#letIn(wish, () => this.#reserve(wish), admission);
+  }
+
+  /** Memory is about to come free; those who wait look for it soon. */
+  expectRoom(): void {
+    this.#lookAgainMs = LOOK_AGAIN_FIRST_MS;
+    if (this.#queue.size === 0) return;
+    this.#stopLooking();
+    this.#lookAgainLater();
   }
 
   /** Sends away those who wait, and everybody after. */
@@ -117,13 +162,29 @@ export class MemoryBudget {
     this.#stopLooking();
   }
 
-  async #wait(count: number, limits: WaitOptions): Promise<Charge[]> {
-    const turn: Turn = { count, charges: [] };
-    const come = this.#queue.wait('fork', limits, turn);
+  async #letIn<T>(wish: Wish, take: () => T, { onBudget, ...limits }: Admission): Promise<T> {
+    throwIfAborted(wish.operation, limits.signal);
+    if (this.#closed) throw this.#closed;
+    this.#cost.remeasure(MEASURE_EVERY_MS);
+    if (this.#queue.size === 0 && this.#fits(wish)) return take();
+    const mode = onBudget ?? this.#options.onBudget;
+    if (mode === 'refuse' || !this.#canEverFit(wish)) throw this.#refusal(wish);
+    return this.#wait(wish, take, limits);
+  }
+
+  async #wait<T>(wish: Wish, take: () => T, limits: WaitOptions): Promise<T> {
+    let taken: { value: T } | undefined;
+    const turn: Turn = {
+      wish,
+      take: () => {
+        taken = { value: take() };
+      },
+    };
+    const come = this.#queue.wait(wish.operation, limits, turn);
     this.#lookAgainLater();
     try {
       await come;
-      return turn.charges;
+      return (taken as unknown as { value: T }).value;
     } catch (error) {
       this.#startThoseThatFit(); // Whoever came behind may want less.
       throw error;
@@ -139,6 +200,7 @@ export class MemoryBudget {
         settle: (measure: () => Promise<number>) => {
           cost.measure = measure;
         },
+        measureAgain: () => this.#cost.measure(cost, () => this.#startThoseThatFit()),
         release: () => this.#release(cost),
       };
     });
@@ -151,9 +213,20 @@ export class MemoryBudget {
     this.#startThoseThatFit();
   }
 
+  #reserve(wish: Wish): Reservation {
+    this.#reserved.add(wish);
+    return {
+      release: () => {
+        if (!this.#reserved.delete(wish)) return;
+        this.#isOutdated = true; // The latest reading knows nothing of it.
+        this.#startThoseThatFit();
+      },
+    };
+  }
+
   #startThoseThatFit(): void {
-    for (let turn = this.#queue.first; turn && this.#fits(turn.count); turn = this.#queue.first) {
-      turn.charges = this.#charge(turn.count);
+    for (let turn = this.#queue.first; turn && this.#fits(turn.wish); turn = this.#queue.first) {
+      turn.take();
       this.#queue.startFirst();
     }
     this.#stopLooking();
@@ -175,26 +248,41 @@ export class MemoryBudget {
     this.#timer = undefined;
   }
 
-  #fits(count: number): boolean {
-    return count * this.#cost.estimateBytes <= this.#freeBytes();
+  #fits({ bytes, ofClones }: Wish): boolean {
+    return bytes <= this.#freeBytes(ofClones);
   }
 
-  #canEverFit(count: number): boolean {
-    const { fixedBytes } = this.#options;
-    const mostBytes = fixedBytes ?? this.#room.totalBytes - this.#reserveBytes();
-    return count * this.#cost.estimateBytes <= mostBytes;
+  #canEverFit({ bytes, ofClones }: Wish): boolean {
+    const fixedBytes = (ofClones && this.#options.fixedBytes) || Infinity;
+    return bytes <= Math.min(fixedBytes, this.#room.totalBytes - this.#reserveBytes());
   }
 
-  #freeBytes(): number {
+  #freeBytes(forClones: boolean): number {
     const { fixedBytes } = this.#options;
-    if (fixedBytes !== null) return fixedBytes - this.#cost.totalBytes;
     this.#readAgainIfOld();
-    return this.#room.availableBytes - this.#reserveBytes() - this.#unseenBytes;
+    const unseenBytes = this.#unseenBytes + this.#reservedBytes(false);
+    const hereBytes = this.#room.availableBytes - this.#reserveBytes() - unseenBytes;
+    if (fixedBytes === null || !forClones) return hereBytes;
+    return Math.min(hereBytes, fixedBytes - this.#chargedBytes());
+  }
+
+  #chargedBytes(): number {
+    return this.#cost.totalBytes + this.#layerBytes() + this.#reservedBytes(true);
+  }
+
+  #layerBytes(): number {
+    return this.#options.readLayerBytes?.() ?? 0;
+  }
+
+  #reservedBytes(onlyOfClones: boolean): number {
+    let sum = 0;
+    for (const { bytes, ofClones } of this.#reserved) if (ofClones || !onlyOfClones) sum += bytes;
+    return sum;
   }
 
   #readAgainIfOld(): void {
     const now = performance.now();
-    if (now - this.#readAt < READ_EVERY_MS) return;
+    if (!this.#isOutdated && now - this.#readAt < READ_EVERY_MS) return;
     try {
       this.#room = this.#readRoom();
     } catch (error) {
@@ -203,6 +291,7 @@ export class MemoryBudget {
       return;
     }
     this.#readAt = now;
+    this.#isOutdated = false;
     for (const cost of this.#unseen.keys()) if (cost.measure) this.#see(cost);
   }
 
@@ -215,16 +304,15 @@ export class MemoryBudget {
     return Math.min(RESERVE_MOST_BYTES, this.#room.totalBytes * RESERVE_SHARE);
   }
 
-  #refusal(count: number): VmforkError {
-    const { clones, chargedBytes, estimateBytes, freeBytes, waiting } = this.state;
-    const mib = (bytes: number) => `${(bytes / MIB).toFixed(1)} MiB`;
-    const wanted = `${count} more of about ${mib(estimateBytes)} each do not fit into ${mib(freeBytes)}`;
-    const held = `${clones} clones take ${mib(chargedBytes)}, ${waiting} forks wait`;
-    return new VmforkError('VMF_NO_MEMORY', `memory budget: ${wanted}; ${held}`, {
-      operation: 'fork',
-    });
+  #refusal({ operation, ofClones, describe }: Wish): VmforkError {
+    const { clones, chargedBytes, waiting } = this.state;
+    const wanted = `${describe()} into ${mib(Math.max(0, this.#freeBytes(ofClones)))}`;
+    const held = `${clones} clones and what was frozen of them take ${mib(chargedBytes)}, ${waiting} wait`;
+    return new VmforkError('VMF_NO_MEMORY', `memory budget: ${wanted}; ${held}`, { operation });
   }
 }
+
+const mib = (bytes: number) => `${(bytes / MIB).toFixed(1)} MiB`;
 
 function noMemoryInTime(operation: string, timeoutMs: number): VmforkError {
   return new VmforkError('VMF_NO_MEMORY', `memory budget: no room within ${timeoutMs} ms`, {

@@ -63,12 +63,20 @@ export class CloneCost {
     for (const clone of [...this.#firstFew()]) {
       this.#clones.delete(clone);
       this.#clones.add(clone);
-      // A clone that has ended meanwhile is about to be removed.
-      clone.measure?.().then(
-        (privateBytes) => this.#learn(clone, privateBytes),
-        () => {},
-      );
+      this.measure(clone);
     }
+  }
+
+  /** Measures one, in the background; `onKnown` is called when it is charged what was found. */
+  measure(clone: Cost, onKnown: () => void = () => {}): void {
+    // A clone that has ended meanwhile is about to be removed.
+    clone.measure?.().then(
+      (privateBytes) => {
+        this.#learn(clone, privateBytes);
+        onKnown();
+      },
+      () => {},
+    );
   }
 
   *#firstFew(): Generator<Cost> {

@@ -1,10 +1,19 @@
 // The memory budget: forks that do not fit wait their turn or are refused, and real memory is what counts.
 import { expect, test } from 'vitest';
 import { type Clone, Engine } from 'vmfork';
-import { destroyAll, inABusyProgram, templateSnapshot } from '../helpers/kvm.js';
+import {
+  askOnce,
+  COMPANION_PORT,
+  destroyAll,
+  eventually,
+  inABusyProgram,
+  startProgram,
+  templateSnapshot,
+} from '../helpers/kvm.js';
 
 // Room for three clones of 1 to 1.66 MiB each, which is what the default guest takes.
 const FOR_THREE = { memoryBudgetMiB: 5 };
+const MIB = 1024 * 1024;
 const refused = { code: 'VMF_NO_MEMORY', operation: 'fork' };
 
 test('forks beyond the budget wait and go on in order as clones are destroyed; one is aborted', async () => {
@@ -81,6 +90,39 @@ test('without a fixed budget it is what the machine has left', async () => {
   }
   await using clone = await snapshot.fork();
   await clone.ping();
+});
+
+test('a branch of more than the budget has room for is refused or waits, and its source goes on', async () => {
+  await using engine = new Engine({ memoryBudgetMiB: 20 });
+  await using snapshot = await templateSnapshot(1, engine);
+  const source = await snapshot.fork();
+  await startProgram(source, 'companion', [String(COMPANION_PORT), String((4 * MIB) / 4096)]);
+  await askOnce(source, 'fill 7');
+  const before = await askOnce(source, 'check 7');
+  // Something else takes what is left.
+  const other = await snapshot.fork();
+  const room = await engine.budget.reserve(8 * MIB, true);
+  const refusedToFreeze = { code: 'VMF_NO_MEMORY', operation: 'snapshot' };
+  await expect(source.snapshot()).rejects.toMatchObject(refusedToFreeze);
+  await expect(source.fork()).rejects.toMatchObject(refusedToFreeze);
+  await expect(source.fork({ onBudget: 'wait', budgetTimeoutMs: 50 })).rejects.toMatchObject(
+    refusedToFreeze,
+  );
+  expect(source.state).toBe('running');
+  const waiting = source.fork({ onBudget: 'wait' });
+  expect(await askOnce(source, 'check 7')).toBe(before); // It runs on meanwhile.
+  expect(engine.memory.waiting).toBe(1);
+  room.release();
+  const branch = await waiting;
+  // Both have it, once: it counts until the last of them is gone.
+  expect(engine.memory.layerBytes).toBeGreaterThan(4 * MIB);
+  expect(await askOnce(branch, 'check 7')).toBe(before);
+  await source.destroy();
+  expect(engine.memory.layerBytes).toBeGreaterThan(4 * MIB);
+  await destroyAll([other, branch]);
+  const isBack = async () => engine.memory.layerBytes === 0;
+  expect(await eventually(isBack, 10_000)).toBe(true);
+  expect(engine.memory).toMatchObject({ clones: 0, chargedBytes: 0, waiting: 0 });
 });
 
 test('closing the engine sends those who wait away', async () => {

@@ -91,6 +91,58 @@ describe('a fixed budget', () => {
   });
 });
 
+describe('what is frozen', () => {
+  test('is let in beforehand, in turn, and given back', async () => {
+    const budget = forThree('wait');
+    const [charge] = await budget.admit(1);
+    const room = await budget.reserve(3 * MIB, true);
+    expect(budget.state).toMatchObject({ chargedBytes: 4.5 * MIB, layerBytes: 0 });
+    const next = budget.reserve(3 * MIB, true);
+    expect(await settled(next)).toBe(false);
+    await expect(budget.reserve(1 * MIB, true, { onBudget: 'refuse' })).rejects.toMatchObject({
+      code: 'VMF_NO_MEMORY',
+      operation: 'snapshot',
+    });
+    room.release();
+    room.release();
+    (await next).release();
+    charge?.release();
+    expect(budget.state).toMatchObject({ clones: 0, chargedBytes: 0, waiting: 0 });
+    await expect(budget.reserve(6 * MIB, true)).rejects.toMatchObject({ code: 'VMF_NO_MEMORY' });
+    (await budget.reserve(6 * MIB, false)).release(); // A template's is no clone's.
+  });
+
+  test('counts as long as the engine says so', async () => {
+    let layerBytes = 4 * MIB;
+    const options = { fixedBytes: 5 * MIB, onBudget: 'wait' as const };
+    const budget = new MemoryBudget({ ...options, readLayerBytes: () => layerBytes });
+    expect(budget.state).toMatchObject({ chargedBytes: 4 * MIB, layerBytes: 4 * MIB });
+    const waiting = budget.admit(1);
+    expect(await settled(waiting)).toBe(false);
+    layerBytes = 0;
+    budget.expectRoom();
+    expect(await waiting).toHaveLength(1);
+  });
+
+  test('must be there, whatever the budget says', async () => {
+    const room = { availableBytes: 8 * MIB, totalBytes: 60 * MIB };
+    const options = { fixedBytes: 50 * MIB, onBudget: 'refuse' as const };
+    const budget = new MemoryBudget({ ...options, readRoom: () => room });
+    expect(budget.state.freeBytes).toBe(5 * MIB);
+    for (const ofClones of [true, false]) {
+      await expect(budget.reserve(6 * MIB, ofClones)).rejects.toMatchObject({
+        code: 'VMF_NO_MEMORY',
+      });
+    }
+    await expect(budget.admit(4)).rejects.toMatchObject(refused);
+    const under = await budget.reserve(4 * MIB, false);
+    await expect(budget.admit(1)).rejects.toMatchObject(refused);
+    room.availableBytes = 4 * MIB;
+    under.release(); // The kernel is asked again: it knows by now.
+    expect(budget.state.freeBytes).toBe(1 * MIB);
+  });
+});
+
 describe('without a fixed budget', () => {
   const hostWith = (room: { availableBytes: number; totalBytes: number }) =>
     new MemoryBudget({ fixedBytes: null, onBudget: 'refuse', readRoom: () => room });

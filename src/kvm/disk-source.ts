@@ -1,0 +1,11 @@
+// What a drive of a machine can be given.
+
+/** A file or block device, or a scratch disk of so many bytes (a multiple of 512), which is thrown away with the VM. */
+export interface DiskSource {
+  path?: string;
+  /** Of `path`; true unless given. */
+  readOnly?: boolean;
+  scratchBytes?: number;
+  /** What the guest reads in /sys/block/NAME/serial; at most 20 bytes. */
+  serial?: string;
+}
