@@ -45,10 +45,11 @@ async function run(name: string | undefined, options: Options): Promise<void> {
   if (chosen.length === 0 && !options.svg) return program.help({ error: true });
   const reports: Report[] = [];
   for (const benchCase of chosen) {
-    const report = await runCase(benchCase, options.n, (text) => {
+    const measured = await runCase(benchCase, options.n, (text) => {
       stderr.write(`${benchCase.name}: ${text}\n`);
     });
-    if (options.save) stderr.write(`saved ${saveReport(report)}\n`);
+    const { report } = measured;
+    if (options.save) stderr.write(`saved ${saveReport(measured)}\n`);
     if (!options.json) stdout.write(`${formatReport(report)}\n\n`);
     reports.push(report);
   }

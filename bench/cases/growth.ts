@@ -1,5 +1,6 @@
 // Does a fork take longer with more memory, deeper in a tree, among more clones, after more forks? Medians at some points,
-// and the largest over the first: 1 would be perfectly flat.
+// and two sums: the largest over the first (`growth`), and the largest over any before it (`growth_worst`), which a slow first
+// point cannot hide. 1 would be perfectly flat.
 
 import { type Clone, Snapshot } from '#src/index.js';
 import { BareFork, forkAndDestroy } from '../harness/bare-fork.js';
@@ -13,6 +14,7 @@ const DEPTHS = [1, 2, 8, 32, 64];
 const LIVE = [1, 10, 100, 300, 1000];
 const HISTORY = [1, 100, 1000, 10_000, 100_000];
 const FORKED_AT_ONCE = 50;
+const WARM_UP_ROUNDS = 5;
 
 export const size: BenchCase = {
   name: 'size',
@@ -65,6 +67,7 @@ export const live: BenchCase = {
           const missing = Math.min(FORKED_AT_ONCE, count - clones.length);
           clones.push(...(await snapshot.fork({ count: missing })));
         }
+        if (count === LIVE[0]) await warmUp(snapshot);
         for (let i = 0; i < run.n; i++) await sample(run, count, snapshot);
         run.progress(`${count} alive`);
       }
@@ -84,6 +87,7 @@ export const history: BenchCase = {
     await using snapshot = await openSnapshot(run);
     let done = 0;
     for (const count of HISTORY) {
+      if (done === 0) await warmUp(snapshot);
       const missing = count - done;
       done += await forkAndDestroy(snapshot, (begun) => begun < missing);
       for (let i = 0; i < run.n; i++) {
@@ -120,12 +124,20 @@ async function growTree(
 
 /** The points take turns, so that a machine that gets slower or faster meanwhile does so for all. */
 async function interleave(run: CaseRun, points: ReadonlyMap<number, Snapshot>): Promise<void> {
-  for (const snapshot of points.values()) await (await snapshot.fork()).destroy();
+  for (const snapshot of points.values()) await warmUp(snapshot);
   for (let i = 0; i < run.n; i++) {
     for (const [point, snapshot] of points) await sample(run, point, snapshot);
     if ((i + 1) % 10 === 0) run.progress(`${i + 1} of ${run.n}`);
   }
   addGrowth(run, [...points.keys()]);
+}
+
+/** The first forks of a process and of a snapshot take longer than any later ones. */
+async function warmUp(snapshot: Snapshot): Promise<void> {
+  for (let round = 0; round < WARM_UP_ROUNDS; round++) {
+    await using clone = await snapshot.fork();
+    await clone.ping();
+  }
 }
 
 async function sample(run: CaseRun, point: number, snapshot: Snapshot): Promise<void> {
@@ -139,4 +151,7 @@ const metric = (point: number) => `fork_${point}_ms`;
 function addGrowth({ samples }: CaseRun, points: readonly number[]): void {
   const medians = points.map((point) => samples.median(metric(point)));
   samples.add('growth', 'x', Math.max(...medians) / (medians[0] as number));
+  const since = (median: number, index: number) =>
+    median / Math.min(...medians.slice(0, index + 1));
+  samples.add('growth_worst', 'x', Math.max(...medians.map(since)));
 }

@@ -73,13 +73,21 @@ async function footprint(snapshot: Snapshot): Promise<Footprint> {
   return {
     fds: readdirSync('/proc/self/fd').length,
     threads: readdirSync('/proc/self/task').length,
-    mappings: readFileSync('/proc/self/maps', 'utf8').split('\n').filter(isNamed).length,
+    mappings: countMappings(readFileSync('/proc/self/smaps', 'utf8')),
     rssBytes: process.memoryUsage.rss() - freeHeapBytes(),
   };
 }
 
-/** V8 and the C library map anonymous memory as they like; guests' memory, processors and stacks have other kinds or owners. */
-const isNamed = (mapping: string) => !/ rw-p 00000000 00:00 0 *$/.test(mapping);
+/**
+ * V8 and the C library map anonymous memory as they like. Guests' processors and stacks have other kinds or owners; guests'
+ * memory, parts of which are anonymous as well, is kept out of children (`dc`, proc(5)).
+ */
+function countMappings(smaps: string): number {
+  const mappings = smaps.split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m).filter(Boolean);
+  const isLibrarys = (mapping: string) =>
+    / rw-p 00000000 00:00 0 *\n/.test(mapping) && !/^VmFlags:.* dc(?: |$)/m.test(mapping);
+  return mappings.filter((mapping) => !isLibrarys(mapping)).length;
+}
 
 /** What V8 holds for objects to come: more as a program makes many, up to 48 MiB by default. */
 function freeHeapBytes(): number {

@@ -25,19 +25,26 @@ export interface BenchCase {
   measure(run: CaseRun): Promise<Parameters>;
 }
 
+/** A report, and the samples behind it. */
+export interface Measured {
+  report: Report;
+  raw: ReturnType<Samples['raw']>;
+}
+
 /** Runs a case; the environment is described before it, so that its own load is not in it. */
 export async function runCase(
   benchCase: BenchCase,
   n: number | undefined,
   progress: (text: string) => void,
-): Promise<Report> {
+): Promise<Measured> {
   const environment = describeEnvironment();
   const run = { n: n ?? benchCase.defaultN, samples: new Samples(), progress };
   const parameters = await benchCase.measure(run);
-  return {
+  const report = {
     case: benchCase.name,
     environment,
     parameters: { n: run.n, ...parameters },
     results: run.samples.summaries(),
   };
+  return { report, raw: run.samples.raw() };
 }

@@ -3,17 +3,28 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { Measured } from './case.js';
 import type { Report } from './report.js';
 
 // This file runs from dist/bench/harness.
 const FOLDER = fileURLToPath(new URL('../../../bench/results/', import.meta.url));
 
-/** Keeps a report; returns its path. */
-export function saveReport(report: Report): string {
+/** Keeps a report with its samples; returns its path. */
+export function saveReport({ report, raw }: Measured): string {
   mkdirSync(FOLDER, { recursive: true });
   const path = join(FOLDER, `${report.case}.json`);
-  writeFileSync(path, `${JSON.stringify(report, null, 2)}\n`);
+  const results = Object.fromEntries(
+    Object.entries(report.results).map(([name, metric]) => [name, { ...metric, ...raw[name] }]),
+  );
+  writeFileSync(path, `${formatKept({ ...report, results })}\n`);
   return path;
+}
+
+/** JSON with a list of numbers on one line. */
+export function formatKept(report: Report): string {
+  return JSON.stringify(report, null, 2).replace(/\[[\d\s,.e+-]*\]/g, (list) =>
+    list.replace(/\s+/g, ''),
+  );
 }
 
 /** Draws every saved report; returns the paths of the charts. */

@@ -5,7 +5,15 @@ import { percentile, type Summary, summarize } from '#src/cli/statistics.js';
 /** One metric as it is reported. */
 export interface Metric extends Summary {
   unit: string;
+  /** Samples in the order in which they were taken; in reports that are kept. */
+  samples?: number[];
+  /** Of so many, each is the first; absent: all are there. */
+  samplesEvery?: number;
 }
+
+// A report that is kept stays readable, and small in a repository.
+const MOST_RAW_SAMPLES = 1000;
+const RAW_DIGITS = 6;
 
 /** Collects samples under metric names. */
 export class Samples {
@@ -32,6 +40,18 @@ export class Samples {
       [...values].sort((a, b) => a - b),
       0.5,
     );
+  }
+
+  /** The samples themselves, rounded and, when there are very many, evenly thinned out. */
+  raw(): Record<string, Pick<Metric, 'samples' | 'samplesEvery'>> {
+    const entries = [...this.#metrics].map(([name, { values }]) => {
+      const every = Math.ceil(values.length / MOST_RAW_SAMPLES);
+      const samples = values
+        .filter((_, index) => index % every === 0)
+        .map((value) => Number(value.toPrecision(RAW_DIGITS)));
+      return [name, every > 1 ? { samples, samplesEvery: every } : { samples }] as const;
+    });
+    return Object.fromEntries(entries);
   }
 
   /** All metrics in the order of their first sample. */
