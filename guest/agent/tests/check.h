@@ -23,5 +23,6 @@ void container_tests(void);
 void forkpoint_tests(void);
 void lifecycle_tests(void);
 void tunnel_tests(void);
+void users_tests(void);
 
 #endif

@@ -37,6 +37,7 @@ int main(int count, char** arguments) {
   lifecycle_tests();
   tunnel_tests();
   forkpoint_tests();
+  users_tests();
   container_tests();
   printf("%d passed, %d failed\n", passed, failed);
   return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
