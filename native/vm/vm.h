@@ -154,8 +154,7 @@ class Vm {
   const std::shared_ptr<VmObserver> observer_;
   std::shared_ptr<const Snapshot> origin_;  // what it was forked from; null: booted
   // One of Pause, Resume, Freeze, (Try)Reset, AttachDisk, DetachDisk, LearnStart, SampleRip,
-  // Destroy at a time; guards paused_, machines_ and
-  // retired_.
+  // Destroy at a time; guards paused_, machines_ and retired_.
   std::mutex order_mutex_;
   bool paused_ = false;
   uint32_t machines_ = 0;                    // that were in it so far
