@@ -187,7 +187,7 @@ test('20 containers of 3 images at once', async () => {
   const clones = (await Promise.all(shares)).flat();
   const results = await Promise.all(
     clones.map((clone, index) =>
-      clone.run({ argv: ['sh', '-c', `echo ${index} >/f; cat /f; exit ${index}`] }),
+      clone.run({ argv: ['sh', '-c', `echo ${index} >/f; cat /f; exit ${index}`], user: '0' }),
     ),
   );
   expect(results.map(({ exitCode, stdout }) => [exitCode, stdout])).toEqual(
