@@ -1,6 +1,6 @@
-// Many clones at once: until the vCPU of the last one runs, and until each has acknowledged its identity and answered a ping;
-// and what they cost while all live. First with as many shells made ahead, then with none. Below the library's own queue, which
-// lets as many guests start at a time as there are processors: here all of them start at once.
+// Many clones at once: until the last one is forked, and until each has acknowledged its identity and answered a ping;
+// and what they cost while all live. First with as many shells made ahead, then with none. A machine is forked when all of it is
+// there and its guest may run; guests start in turns, one a processor at a time, so the last one's turn comes long after.
 
 import { getPriority, setPriority } from 'node:os';
 import { Engine, type Snapshot } from '#src/index.js';

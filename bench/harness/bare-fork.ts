@@ -24,7 +24,7 @@ export class BareFork implements VmEventSink {
     this.#vm = vm;
   }
 
-  /** Resolves when the machine's state is restored and its vCPU is on its way into the guest. */
+  /** Resolves when the machine's state is restored and its guest runs, or waits for its turn to start. */
   static of(snapshot: Snapshot): Promise<BareFork> {
     const { engine, native } = snapshot.origin;
     const { identity, resume } = engine.identities.take();

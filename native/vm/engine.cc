@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <string>
+#include <thread>
+
+#include "vm/start_queue.h"
 
 namespace vmfork {
 
@@ -44,6 +47,11 @@ Result<std::shared_ptr<Engine>> Engine::Create(EngineOptions options) {
     VMFORK_TRY(loop, EventLoop::Start("vmfork-loop" + std::to_string(i)));
     engine->loops_.push_back(std::move(loop));
   }
+  // One a processor: with two, forks waited twice as long for the memory lock, and crowds came up
+  // no sooner.
+  VMFORK_TRY(starts, StartQueue::Create(*engine->loops_.front(),
+                                        std::max(1U, std::thread::hardware_concurrency())));
+  engine->starts_ = std::move(starts);
   engine->workers_ = std::make_unique<WorkerPool>(kWorkers, "vmfork-work");
   engine->reapers_ =
       std::make_unique<WorkerPool>(kReapers, "vmfork-reap", WorkerPool::Kind::kBackground);
@@ -53,6 +61,8 @@ Result<std::shared_ptr<Engine>> Engine::Create(EngineOptions options) {
   engine->shells_ = std::make_unique<ShellPool>(*engine, options.shells);
   return engine;
 }
+
+Engine::Engine(Kvm kvm, HostInfo host) : kvm_(std::move(kvm)), host_(std::move(host)) {}
 
 Engine::~Engine() = default;
 

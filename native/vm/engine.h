@@ -21,6 +21,8 @@
 
 namespace vmfork {
 
+class StartQueue;
+
 struct EngineOptions {
   std::string scratch_directory;  // where scratch disks lie; empty: in memory
   ShellLimits shells;
@@ -57,6 +59,8 @@ class Engine {
   uint32_t Machines() const { return machines_; }
   // The loop that serves the next VM's devices (round robin).
   EventLoop& NextLoop();
+  // Where machines that are forked wait for their turn to start.
+  StartQueue& Starts() { return *starts_; }
   // For steps that block: boots, forks, saves, teardown. Tasks run in any order.
   WorkerPool& Workers() { return *workers_; }
   // For ending VMs: closing one waits for grace periods of the kernel, and no fork should wait
@@ -71,7 +75,7 @@ class Engine {
   const std::string& ScratchDirectory() const { return scratch_directory_; }
 
  private:
-  Engine(Kvm kvm, HostInfo host) : kvm_(std::move(kvm)), host_(std::move(host)) {}
+  Engine(Kvm kvm, HostInfo host);
 
   Kvm kvm_;
   HostInfo host_;
@@ -82,6 +86,7 @@ class Engine {
   SinglePageFaults faults_ = SinglePageFaults::Open();
   int vcpu_nice_ = 0;
   std::vector<std::unique_ptr<EventLoop>> loops_;
+  std::unique_ptr<StartQueue> starts_;
   std::atomic<uint32_t> next_loop_ = 0;
   std::atomic<uint32_t> machines_ = 0;
   std::unique_ptr<WorkerPool> workers_;

@@ -22,6 +22,7 @@ constexpr size_t kVsockRngBalloon = 3;
 Machine::Machine(Engine& engine, Setup setup)
     : resident_(engine),
       loop_(engine.NextLoop()),
+      starts_(engine.Starts()),
       shells_(engine.Shells()),
       host_(engine.Host()),
       config_(std::move(setup.config)),
@@ -132,11 +133,26 @@ void Machine::StartVcpus() {
   for (const auto& vcpu : shell_->Vcpus()) vcpu->Unpark();
 }
 
+void Machine::StartInTurn(const kvm_clock_data& clock) {
+  starts_.Enter(place_, [this, clock](bool has_waited) {
+    // Else the guest would find that it has slept, and make up for all ticks of that time. It could
+    // be set before, so it can be now.
+    if (has_waited) std::ignore = shell_->Kvm().SetClock(clock);
+    StartVcpus();
+  });
+}
+
+Result<UniqueFd> Machine::AttachControl() {
+  return vsock_->AttachControl(shell_->TakeSockets(), [this] { starts_.Leave(place_); });
+}
+
 void Machine::RequestStop() {
+  starts_.Leave(place_);
   for (const auto& vcpu : shell_->Vcpus()) vcpu->RequestStop();
 }
 
 void Machine::Park() {
+  starts_.Leave(place_);
   for (const auto& vcpu : shell_->Vcpus()) vcpu->RequestPark();
   for (const auto& vcpu : shell_->Vcpus()) vcpu->WaitParked();
   for (Slot& slot : slots_) slot.transport->Pause();

@@ -21,6 +21,7 @@
 #include "vm/engine.h"
 #include "vm/shell.h"
 #include "vm/stage_clock.h"
+#include "vm/start_queue.h"
 
 namespace vmfork {
 
@@ -48,6 +49,9 @@ class Machine : private EventHandler {
   ~Machine() override;  // stops everything, gives the shell back
 
   void StartVcpus();
+  // The same when its turn comes (Engine::Starts()), which ends when it answers on its control
+  // channel. Its clock goes on from `clock` then.
+  void StartInTurn(const kvm_clock_data& clock);
   // The guest is up.
   void NoteStarted() { started_ = true; }
   bool IsStarted() const { return started_; }
@@ -75,7 +79,7 @@ class Machine : private EventHandler {
   Serial& Console() { return serial_; }
   VsockDevice& Vsock() { return *vsock_; }
   // VsockDevice::AttachControl(), with sockets that its shell may have.
-  Result<UniqueFd> AttachControl() { return vsock_->AttachControl(shell_->TakeSockets()); }
+  Result<UniqueFd> AttachControl();
 
  private:
   struct Slot {
@@ -92,6 +96,7 @@ class Machine : private EventHandler {
 
   const Engine::Resident resident_;
   EventLoop& loop_;
+  StartQueue& starts_;
   ShellPool& shells_;
   const HostInfo& host_;
   MachineConfig config_;
@@ -106,6 +111,7 @@ class Machine : private EventHandler {
   ResetPort reset_port_;
   bool doorbell_watched_ = false;
   std::atomic<bool> started_ = false;
+  StartQueue::Place place_;
   std::vector<Slot> slots_;
   VsockDevice* vsock_ = nullptr;  // in slots_
   size_t first_drive_ = 0;        // in slots_; the drives are the last ones

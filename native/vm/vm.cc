@@ -182,7 +182,8 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   if (made.control.IsValid()) VMFORK_CHECK(machine.Vsock().CheckControl());
   clock.Lap("wake_devices");
   if (!snapshot.Early().HasHostUse()) LearnHostUse(machine, snapshot);
-  machine.StartVcpus();
+  // Who has no channel is not heard to be up.
+  made.control.IsValid() ? machine.StartInTurn(state.clock) : machine.StartVcpus();
   clock.Lap("start");
   made.stages = clock.Take();
   return made;

@@ -1,5 +1,6 @@
 // Back to the fork point: the same clone, as if it had just been forked, under a new identity.
 import { once } from 'node:events';
+import { availableParallelism } from 'node:os';
 import { createInterface } from 'node:readline';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Snapshot } from 'vmfork';
@@ -95,6 +96,20 @@ test('it needs neither its snapshot nor its siblings, and can be repeated and br
   await using branch = await clone.fork();
   await clone.reset();
   await Promise.all([branch.ping(), clone.ping()]);
+});
+
+test('more at once than may start at a time: each comes up in its turn, and knows what time it is', async () => {
+  const clones = await snapshot.fork({ count: Math.max(6, 3 * availableParallelism()) });
+  try {
+    await Promise.all(clones.map((clone) => clone.reset()));
+    const late = clones.map(async (clone) => {
+      const guest = Number(BigInt(await askOnce(clone, 'time')) / 1_000_000n);
+      expect(Math.abs(Date.now() - guest)).toBeLessThan(1000);
+    });
+    await Promise.all(late);
+  } finally {
+    await Promise.all(clones.map((clone) => clone.destroy()));
+  }
 });
 
 test('an end of the guest that was on its way does not end the one that is there now', async () => {

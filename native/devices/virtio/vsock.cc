@@ -84,7 +84,7 @@ void VsockDevice::Unlisten(uint32_t port) {
   listeners_.erase(port);
 }
 
-Result<UniqueFd> VsockDevice::AttachControl(VsockSockets sockets) {
+Result<UniqueFd> VsockDevice::AttachControl(VsockSockets sockets, std::function<void()> on_answer) {
   DeviceLock lock(*context_);
   const auto found = control_guest_port_ ? connections_.find({control_port_, *control_guest_port_})
                                          : connections_.end();
@@ -96,6 +96,7 @@ Result<UniqueFd> VsockDevice::AttachControl(VsockSockets sockets) {
     sockets = std::move(made);
   }
   UniqueFd user = found->second->Attach(std::move(sockets));
+  found->second->on_answer = std::move(on_answer);
   if (context_->Running()) {
     found->second->Resume();
     Attend(*found->second);
@@ -272,6 +273,7 @@ void VsockDevice::HandleForConnection(VsockConnection& connection, const VsockHe
       break;
     case VsockOp::kData:
       if (!connection.TakeData(packet, header.length)) return Fail(connection);
+      if (connection.on_answer) std::exchange(connection.on_answer, nullptr)();
       break;
     case VsockOp::kCreditUpdate:
       break;

@@ -98,9 +98,10 @@ class VsockConnection : public EventHandler {
 
   // For the device. Set while the guest has not answered our request:
   ConnectDone connecting;
-  bool listed = false;    // in its list of connections with packets
-  bool dead = false;      // taken out of its table
-  bool draining = false;  // dead, but HasUndelivered()
+  std::function<void()> on_answer;  // set until the guest sends something
+  bool listed = false;              // in its list of connections with packets
+  bool dead = false;                // taken out of its table
+  bool draining = false;            // dead, but HasUndelivered()
 
  private:
   static uint32_t BitOf(VsockOp op) { return 1U << static_cast<uint16_t>(op); }
