@@ -34,12 +34,19 @@ struct SchedulingAttributes {
 static_assert(sizeof(SchedulingAttributes) == 48);
 }  // namespace
 
-Result<void> Thread::Start(const std::string& name, std::function<void()> body) {
+Result<void> Thread::Start(const std::string& name, std::function<void()> body,
+                           ThreadStacks::Stack stack) {
   body_ = std::move(body);
   name_ = name.substr(0, kMaxNameBytes);
   pthread_attr_t attributes;
   ::pthread_attr_init(&attributes);
-  ::pthread_attr_setstacksize(&attributes, kStackBytes);
+  stack_ = std::move(stack);
+  const std::span<std::byte> bytes = stack_.Bytes();
+  if (bytes.empty()) {
+    ::pthread_attr_setstacksize(&attributes, kStackBytes);
+  } else {
+    ::pthread_attr_setstack(&attributes, bytes.data(), bytes.size());
+  }
   std::lock_guard lock(mutex_);
   const int error_number = ::pthread_create(&thread_, &attributes, Main, this);
   ::pthread_attr_destroy(&attributes);
@@ -62,6 +69,7 @@ void* Thread::Main(void* self) {
 void Thread::Join() {
   if (started_) ::pthread_join(thread_, nullptr);
   started_ = false;
+  stack_ = {};
 }
 
 void Thread::Kill(int signal_number) const {

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "base/thread_stacks.h"
 
 namespace vmfork {
 
@@ -22,8 +23,10 @@ class Thread {
   Thread(const Thread&) = delete;
   Thread& operator=(const Thread&) = delete;
 
-  // The signals of base/signals.h are blocked in it. Error: kSystem, kNoMemory.
-  Result<void> Start(const std::string& name, std::function<void()> body);
+  // The signals of base/signals.h are blocked in it. `stack`: what it runs on; without one it gets
+  // one of its own. Errors: kSystem, kNoMemory.
+  Result<void> Start(const std::string& name, std::function<void()> body,
+                     ThreadStacks::Stack stack = {});
   void Join();
   // Sends a signal to the running thread.
   void Kill(int signal_number) const;
@@ -33,6 +36,7 @@ class Thread {
   static void* Main(void* self);
   std::function<void()> body_;
   std::string name_;
+  ThreadStacks::Stack stack_;
   mutable std::mutex
       mutex_;  // guards thread_: a signal may be sent while Start() is still under way
   pthread_t thread_{};

@@ -1,5 +1,6 @@
 // The base layer: bytes, checksums, event loop, workers.
 #include <sys/epoll.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <latch>
@@ -7,6 +8,8 @@
 #include "base/byte_io.h"
 #include "base/crc32c.h"
 #include "base/event_loop.h"
+#include "base/thread.h"
+#include "base/unique_fd.h"
 #include "base/worker_pool.h"
 #include "tests/test.h"
 
@@ -92,6 +95,61 @@ TEST(WorkersRunEverythingSubmitted) {
     for (int i = 0; i < 200; ++i) pool.Submit([&count] { ++count; });
   }
   EXPECT_EQ(count.load(), 200);
+}
+
+// Whether the kernel can read the byte there for us.
+bool IsReadable(const std::byte* at) {
+  int ends[2];
+  EXPECT_EQ(::pipe(ends), 0);
+  const UniqueFd out(ends[0]), in(ends[1]);
+  return ::write(in.Get(), at, 1) == 1;
+}
+
+TEST(StacksShareBlocksAndHaveGuards) {
+  ThreadStacks stacks;
+  std::vector<ThreadStacks::Stack> taken;
+  for (size_t i = 0; i < ThreadStacks::kStacksPerBlock + 1; ++i) {
+    auto stack = stacks.Take();
+    EXPECT_TRUE(stack.has_value());
+    const std::span<std::byte> bytes = stack->Bytes();
+    bytes.front() = bytes.back() = std::byte{1};
+    EXPECT_TRUE(IsReadable(bytes.data()));
+    EXPECT_TRUE(!IsReadable(bytes.data() - 1));
+    taken.push_back(std::move(*stack));
+  }
+  EXPECT_EQ(stacks.Blocks(), 2u);
+  taken.pop_back();
+  EXPECT_EQ(stacks.Blocks(), 1u);
+  taken.erase(taken.begin() + 7);
+  taken.push_back(std::move(*stacks.Take()));
+  EXPECT_EQ(stacks.Blocks(), 1u);
+  taken.clear();
+  EXPECT_EQ(stacks.Blocks(), 1u);
+}
+
+TEST(AThreadGivesItsStackBackWhenItIsJoined) {
+  ThreadStacks stacks;
+  std::span<std::byte> used;
+  {
+    auto stack = stacks.Take();
+    EXPECT_TRUE(stack.has_value());
+    used = stack->Bytes();
+    const std::byte* local = nullptr;
+    Thread thread;
+    EXPECT_TRUE(thread
+                    .Start(
+                        "stack",
+                        [&local] {
+                          std::byte on_stack{};
+                          local = &on_stack;
+                        },
+                        std::move(*stack))
+                    .has_value());
+    EXPECT_TRUE(stacks.Take()->Bytes().data() != used.data());
+    thread.Join();
+    EXPECT_TRUE(local >= used.data() && local < used.data() + used.size());
+  }
+  EXPECT_EQ(stacks.Take()->Bytes().data(), used.data());
 }
 
 }  // namespace

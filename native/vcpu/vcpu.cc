@@ -15,9 +15,10 @@ Vcpu::~Vcpu() {
   thread_.Join();
 }
 
-Result<void> Vcpu::Start() {
+Result<void> Vcpu::Start(ThreadStacks::Stack stack) {
   KickSignal();  // installs the handler before the thread can be sent one
-  return thread_.Start("vmfork-vcpu" + std::to_string(index_), [this] { Main(); });
+  return thread_.Start(
+      "vmfork-vcpu" + std::to_string(index_), [this] { Main(); }, std::move(stack));
 }
 
 void Vcpu::SetOwner(Owner owner) {

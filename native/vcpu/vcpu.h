@@ -33,7 +33,7 @@ class Vcpu {
   const VcpuFd& Fd() const { return fd_; }
 
   // Starts the thread, parked.
-  Result<void> Start();
+  Result<void> Start(ThreadStacks::Stack stack);
   // Of a parked one that has not run yet: has KVM make what it puts off until a processor's first
   // KVM_RUN, such as a thread that looks after the machine's pages. Waits for that.
   void WarmUp();

@@ -10,6 +10,7 @@
 
 #include "base/event_loop.h"
 #include "base/result.h"
+#include "base/thread_stacks.h"
 #include "base/worker_pool.h"
 #include "devices/virtio/block_medium.h"
 #include "kvm/host.h"
@@ -43,6 +44,7 @@ class Engine {
   const std::vector<kvm_cpuid_entry2>& SupportedCpuid() const { return supported_cpuid_; }
   const VcpuStateFormat& VcpuFormat() const { return vcpu_format_; }
   int VcpuNice() const { return vcpu_nice_; }
+  ThreadStacks& VcpuStacks() const { return *vcpu_stacks_; }
   const SinglePageFaults& Faults() const { return faults_; }  // of guests' memory
   bool HasTscControl() const { return has_tsc_control_; }     // a vCPU's TSC rate can be set
   // Machines that exist.
@@ -85,6 +87,8 @@ class Engine {
   bool has_tsc_control_ = false;
   SinglePageFaults faults_ = SinglePageFaults::Open();
   int vcpu_nice_ = 0;
+  // Of shells, which a reaper may still let go of.
+  const std::unique_ptr<ThreadStacks> vcpu_stacks_ = std::make_unique<ThreadStacks>();
   std::vector<std::unique_ptr<EventLoop>> loops_;
   std::unique_ptr<StartQueue> starts_;
   std::atomic<uint32_t> next_loop_ = 0;

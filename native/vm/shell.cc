@@ -83,7 +83,8 @@ Result<void> Shell::AddVcpus(const Engine& engine) {
     VMFORK_CHECK(fd.SetMachineCheckBanks(kMachineCheckBanks));
     VMFORK_CHECK(fd.SetCpuid(CpuidOf(shape_->cpuid, index)));
     vcpus_.push_back(std::make_unique<Vcpu>(std::move(fd), index, engine.VcpuNice()));
-    VMFORK_CHECK(vcpus_.back()->Start());
+    VMFORK_TRY(stack, engine.VcpuStacks().Take());
+    VMFORK_CHECK(vcpus_.back()->Start(std::move(stack)));
   }
   return {};
 }
