@@ -30,6 +30,7 @@ export function parsePaxRecords(header: Buffer): [key: string, value: Buffer][] 
 }
 
 const XATTR_PREFIX = 'SCHILY.xattr.';
+const SPARSE_KEYS = ['GNU.sparse.name', 'GNU.sparse.map', 'GNU.sparse.numblocks'];
 
 /** Records of one kind of extended header. */
 interface Records {
@@ -75,6 +76,11 @@ export class PaxRecords {
     if (this.#global.xattrs.size === 0)
       return this.#own?.xattrs.size ? this.#own.xattrs : undefined;
     return new Map([...this.#global.xattrs, ...(this.#own?.xattrs ?? [])]);
+  }
+
+  /** Whether any record is of a sparse file. */
+  get describesSparse(): boolean {
+    return SPARSE_KEYS.some((key) => this.text(key) !== undefined) || this.sparsePairs.length > 0;
   }
 
   /** Whether records wait for the entry they belong to. */

@@ -76,7 +76,7 @@ export const typeFlag = (block: Buffer): string =>
   block.toString('latin1', TYPE_OFFSET, TYPE_OFFSET + 1);
 
 /** The type of a member; undefined when it is none that is known. Old archives mark directories by their names. */
-export function memberType(flag: string, path: string): MemberType | undefined {
+function memberType(flag: string, path: string): MemberType | undefined {
   const type = TYPES[flag];
   return type === 'file' && path.endsWith('/') ? 'directory' : type;
 }
@@ -85,9 +85,9 @@ export function memberType(flag: string, path: string): MemberType | undefined {
  * Name and target of a member: GNU's long names win over PAX records, as in Go's archive/tar, which made most images and
  * reads them, and both over the header block.
  */
-export const namePath = (block: Buffer, pax: PaxRecords, long: LongNames): string =>
+const namePath = (block: Buffer, pax: PaxRecords, long: LongNames): string =>
   long.path ?? pax.text('path') ?? blockPath(block);
-export const nameLink = (block: Buffer, pax: PaxRecords, long: LongNames): string =>
+const nameLink = (block: Buffer, pax: PaxRecords, long: LongNames): string =>
   long.linkPath ?? pax.text('linkpath') ?? textField(block, ...LINK);
 
 /** The size that a header block itself records, for extended headers. */
@@ -109,6 +109,10 @@ export function readMember(
   const type = memberType(flag, path);
   if (!type) throw invalidLayer(place, `type ${JSON.stringify(flag)} is not supported`);
   const storedBytes = type === 'file' ? paxOr(pax, 'size', block, SIZE, place) : 0;
+  // Others take it for a file, and what we take for the next header for its content.
+  if (TYPES[flag] !== type && paxOr(pax, 'size', block, SIZE, place) > 0) {
+    throw invalidLayer(place, 'a directory with content');
+  }
   const isDevice = type === 'char' || type === 'block';
   const isLink = type === 'hardlink' || type === 'symlink';
   const member: TarMember = {
@@ -175,7 +179,8 @@ function addSparseMap(member: TarMember, block: Buffer, pax: PaxRecords, flag: s
   const real = pax.text('GNU.sparse.realsize') ?? pax.text('GNU.sparse.size');
   const isOne = pax.text('GNU.sparse.major') === '1';
   if (real === undefined) {
-    if (isOne) throw invalidLayer(place, 'a sparse file without a size');
+    // Others take some of these for sparse: what two readers understand in two ways is no content for either.
+    if (isOne || pax.describesSparse) throw invalidLayer(place, 'a sparse file without a size');
     return;
   }
   member.sizeBytes = required(decimal(real), 'size', place);

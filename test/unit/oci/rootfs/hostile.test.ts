@@ -107,6 +107,9 @@ const INVALID: Record<string, Buffer> = {
     map(`${'1\n'.repeat(256)}`),
   ),
   'a sparse file without size': sparse({}, map('0\n')),
+  'a map without size': archive({ pax: { 'GNU.sparse.map': '0,1' }, content: 'a' }),
+  'a name of a sparse file that is none': archive({ pax: { 'GNU.sparse.name': 'b' } }),
+  'a directory with content': archive({ name: 'd/', content: 'a' }),
   'an old sparse map that is none': archive({
     type: 'S',
     patchBeforeSum: (header) => header.write('zz', 386),
