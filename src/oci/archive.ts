@@ -1,33 +1,28 @@
 // A tar file read by name: one pass makes an index of offsets, nothing is ever unpacked.
 
 import type { FileHandle } from 'node:fs/promises';
-import { posix } from 'node:path';
-import { VmforkError } from '../errors.js';
+import { ERROR_CODES, VmforkError } from '../errors.js';
 import { throwIfAborted } from '../waiting.js';
 import { storing } from './failure.js';
-import { MAX_ARCHIVE_ENTRIES } from './limits.js';
-import { PaxRecords } from './rootfs/pax.js';
+import { MAX_ARCHIVE_ENTRIES, MAX_ARCHIVE_NAME_BYTES } from './limits.js';
+import { cleanPath, linkTarget } from './rootfs/layer-entry.js';
 import {
-  type LongNames,
-  type MemberType,
-  memberType,
-  nameLink,
-  namePath,
-  typeFlag,
-} from './rootfs/tar-entry.js';
-import {
-  BLOCK_BYTES,
-  checksumMatches,
-  decimal,
-  numberField,
-  textField,
-} from './rootfs/tar-numbers.js';
+  invalidLayer,
+  type LayerPlace,
+  MAX_PATH_BYTES,
+  NO_LAYER,
+  resolveLimits,
+} from './rootfs/limits.js';
+import type { TarMember } from './rootfs/tar-entry.js';
+import { BLOCK_BYTES } from './rootfs/tar-numbers.js';
+import { TarReader, type TarSink } from './rootfs/tar-reader.js';
 
-/** Largest extended header or long name, and most of PAX headers that are in force at once. */
-const MAX_HEADER_BYTES = 1024 * 1024;
-const MAX_NAME = 4096;
+const LIMITS = resolveLimits();
+const START: LayerPlace = { layer: NO_LAYER, offset: 0, name: '' };
 const MAX_LINKS = 8;
 const CHUNK_BYTES = 1024 * 1024;
+/** What is read at once to find headers in. */
+const PIECE_BYTES = 64 * 1024;
 
 /** A regular file in an archive or folder. */
 export interface FileSpan {
@@ -37,7 +32,10 @@ export interface FileSpan {
 
 type Entry =
   | ({ readonly kind: 'file' } & FileSpan)
-  | { readonly kind: 'symlink' | 'hardlink'; readonly target: string };
+  | { readonly kind: 'symlink'; readonly target: string }
+  | { readonly kind: 'directory' };
+
+const DIRECTORY: Entry = { kind: 'directory' };
 
 /** Reads part of an open file as it is asked for. */
 export async function* readSpan(
@@ -62,120 +60,137 @@ export async function readWhole(handle: FileHandle, span: FileSpan): Promise<Buf
   return Buffer.concat(chunks);
 }
 
+type Index = ReadonlyMap<string, Entry>;
+
 export class TarArchive {
   readonly handle: FileHandle;
-  readonly #entries: ReadonlyMap<string, Entry>;
+  readonly #index: Index;
 
-  private constructor(handle: FileHandle, entries: ReadonlyMap<string, Entry>) {
+  private constructor(handle: FileHandle, index: Index) {
     this.handle = handle;
-    this.#entries = entries;
+    this.#index = index;
   }
 
   /** Makes the index. The handle stays the caller's. Throws `VMF_IMAGE_INVALID` when it is no tar file. */
   static async read(handle: FileHandle, signal?: AbortSignal): Promise<TarArchive> {
-    const { size } = await storing('stat archive', () => handle.stat());
-    return new TarArchive(handle, await new Indexer(handle, size, signal).run());
+    const indexer = new Indexer();
+    try {
+      await readHeaders(handle, new TarReader(NO_LAYER, indexer, LIMITS), signal);
+      if (indexer.fileCount === 0) throw invalidLayer(START, 'it holds no files');
+    } catch (error) {
+      throw asArchiveError(error);
+    }
+    return new TarArchive(handle, indexer.index);
   }
 
-  /** Finds a regular file, through links within the archive. */
+  /** Finds a regular file by its name, a byte string, through links within the archive. */
   find(name: string): FileSpan | undefined {
-    let at = cleanName(name);
-    for (let links = 0; links <= MAX_LINKS; links++) {
-      const entry = this.#entries.get(at);
-      if (!entry) return undefined;
-      if (entry.kind === 'file') return entry;
-      // A symbolic link starts at its own folder, a hard link at the archive's root.
-      const base = entry.kind === 'symlink' ? posix.dirname(at) : '';
-      at = cleanName(posix.join(base, entry.target));
-    }
-    return undefined;
-  }
-}
-
-/** One way to write a name, so that `./a` finds `a`. Names are only looked up, so `..` leads nowhere. */
-const cleanName = (name: string) => posix.normalize(name).replace(/^\/+/, '');
-
-class Indexer {
-  readonly #handle: FileHandle;
-  readonly #size: number;
-  readonly #signal: AbortSignal | undefined;
-  readonly #entries = new Map<string, Entry>();
-  readonly #pax = new PaxRecords();
-  #long: LongNames = {};
-
-  constructor(handle: FileHandle, size: number, signal: AbortSignal | undefined) {
-    this.#handle = handle;
-    this.#size = size;
-    this.#signal = signal;
-  }
-
-  async run(): Promise<ReadonlyMap<string, Entry>> {
-    let headers = 0;
-    for (let at = 0; at + BLOCK_BYTES <= this.#size; ) {
-      throwIfAborted('import', this.#signal);
-      if (++headers > 3 * MAX_ARCHIVE_ENTRIES) throw invalid('it has too many entries', at);
-      const block = await readWhole(this.#handle, { offsetBytes: at, sizeBytes: BLOCK_BYTES });
-      if (block.every((byte) => byte === 0)) break;
-      at = await this.#header(block, at);
-    }
-    if (this.#entries.size === 0) throw invalid('it holds no files', 0);
-    return this.#entries;
-  }
-
-  /** Takes one header block. Returns where the next one is. */
-  async #header(block: Buffer, at: number): Promise<number> {
-    if (!checksumMatches(block)) throw invalid('it is no tar file, or damaged', at);
-    const flag = typeFlag(block);
-    const isExtension = 'xgLK'.includes(flag);
-    const path = isExtension ? '' : namePath(block, this.#pax, this.#long);
-    const type = isExtension ? undefined : memberType(flag, path);
-    // Only files have content, whatever else records a size. What is of no known type is passed over with its own.
-    const isBare = type !== undefined && type !== 'file';
-    const override = isExtension ? undefined : this.#pax.text('size');
-    const recorded = override === undefined ? numberField(block, 124, 12) : decimal(override);
-    const sizeBytes = isBare ? 0 : recorded;
-    const offsetBytes = at + BLOCK_BYTES;
-    if (sizeBytes === undefined || sizeBytes < 0 || sizeBytes > this.#size - offsetBytes) {
-      throw invalid('it is cut off', at);
-    }
-    if (isExtension) await this.#extend(flag, { offsetBytes, sizeBytes });
-    else this.#add(block, path, type, { offsetBytes, sizeBytes });
-    return offsetBytes + Math.ceil(sizeBytes / BLOCK_BYTES) * BLOCK_BYTES;
-  }
-
-  /** A header that belongs to the next one: a pax header or one of GNU's long names. */
-  async #extend(type: string, span: FileSpan): Promise<void> {
-    if (span.sizeBytes > MAX_HEADER_BYTES) throw invalid('a header is too large', span.offsetBytes);
-    const bytes = await readWhole(this.#handle, span);
-    const text = () => textField(bytes, 0, bytes.length);
-    if (type === 'L') this.#long = { ...this.#long, path: text() };
-    else if (type === 'K') this.#long = { ...this.#long, linkPath: text() };
-    else if (!this.#pax.add(bytes, type === 'g')) {
-      throw invalid('a pax header is malformed', span.offsetBytes);
-    }
-    if (this.#pax.heldBytes > MAX_HEADER_BYTES) {
-      throw invalid('its pax headers are too large', span.offsetBytes);
-    }
-  }
-
-  #add(block: Buffer, path: string, type: MemberType | undefined, span: FileSpan): void {
-    const target = nameLink(block, this.#pax, this.#long);
-    this.#pax.nextEntry();
-    this.#long = {};
-    if (path.length > MAX_NAME || target.length > MAX_NAME) {
-      throw invalid('a name is too long', span.offsetBytes);
-    }
-    const name = cleanName(path);
-    if (type === 'file') this.#entries.set(name, { kind: 'file', ...span });
-    else if (type === 'hardlink' || type === 'symlink') {
-      this.#entries.set(name, { kind: type, target });
-    }
-    if (this.#entries.size > MAX_ARCHIVE_ENTRIES) {
-      throw invalid('it has too many entries', span.offsetBytes);
+    if (name.length > MAX_PATH_BYTES) return undefined;
+    let parts = name.split('/');
+    let at = '';
+    for (let links = 0; ; ) {
+      const part = parts.shift();
+      if (part === undefined) return undefined;
+      if (part === '' || part === '.') continue;
+      if (part === '..') {
+        if (at === '') return undefined;
+        at = parentOf(at);
+        continue;
+      }
+      const path = at === '' ? part : `${at}/${part}`;
+      const entry = this.#index.get(path);
+      if (entry?.kind === 'file') return parts.length === 0 ? entry : undefined;
+      if (entry?.kind === 'directory') at = path;
+      else if (!entry || ++links > MAX_LINKS) return undefined;
+      else {
+        if (entry.target.startsWith('/')) at = '';
+        parts = [...entry.target.split('/'), ...parts];
+      }
     }
   }
 }
 
-function invalid(what: string, offsetBytes: number): VmforkError {
-  return new VmforkError('VMF_IMAGE_INVALID', `archive: ${what} (at byte ${offsetBytes})`);
+/** Feeds the reader all but the content of files, which is passed over. */
+async function readHeaders(
+  handle: FileHandle,
+  reader: TarReader,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const { size } = await storing('stat archive', () => handle.stat());
+  const buffer = Buffer.allocUnsafe(PIECE_BYTES);
+  for (let at = 0; at < size && !reader.isOver; at += reader.skip(size - at)) {
+    throwIfAborted('import', signal);
+    const length = Math.min(buffer.length, size - at);
+    const { bytesRead } = await storing('read archive', () => handle.read(buffer, 0, length, at));
+    if (bytesRead === 0) break;
+    at += reader.feed(buffer.subarray(0, bytesRead), 0);
+  }
+  reader.finish();
+}
+
+/** Whom the reader of layers tells about the archive's members: nobody else decides what bytes of a tar file mean. */
+class Indexer implements TarSink {
+  readonly congested = false;
+  readonly index = new Map<string, Entry>();
+  fileCount = 0;
+  #nameBytes = 0;
+
+  member(member: TarMember): void {
+    const { place, type } = member;
+    const name = cleanPath(member.path, place, LIMITS);
+    const target = linkTarget(member, LIMITS);
+    if (name === '') {
+      if (type === 'directory') return;
+      throw invalidLayer(place, 'it has no name');
+    }
+    for (let at = parentOf(name); at !== ''; at = parentOf(at)) this.#put(at, DIRECTORY, place);
+    if (type === 'directory') this.#put(name, DIRECTORY, place);
+    else if (type === 'symlink') this.#put(name, { kind: type, target }, place);
+    else if (type === 'hardlink') this.#put(name, this.#linked(target, place), place);
+    else if (type === 'file') this.#put(name, spanOf(member), place);
+    else throw invalidLayer(place, 'it is neither file nor folder nor link');
+  }
+
+  data(bytes: Buffer): number {
+    return bytes.length;
+  }
+
+  end(): void {}
+
+  /** What an earlier member is, to which a hard link refers. */
+  #linked(target: string, place: LayerPlace): Entry {
+    const entry = this.index.get(target);
+    if (entry && entry.kind !== 'directory') return entry;
+    throw invalidLayer(place, 'a hard link to no file');
+  }
+
+  /** A later member of a name replaces an earlier one, as when it is unpacked; but what has names below it stays a folder. */
+  #put(name: string, entry: Entry, place: LayerPlace): void {
+    const earlier = this.index.get(name);
+    if (earlier && (earlier.kind === 'directory') !== (entry.kind === 'directory')) {
+      throw invalidLayer(place, 'a name is both a folder and none');
+    }
+    if (entry.kind === 'file') this.fileCount++;
+    this.#nameBytes += earlier ? 0 : name.length;
+    this.#nameBytes += entry.kind === 'symlink' ? entry.target.length : 0;
+    if (this.#nameBytes > MAX_ARCHIVE_NAME_BYTES)
+      throw invalidLayer(place, 'its names are too long');
+    this.index.set(name, entry);
+    if (this.index.size > MAX_ARCHIVE_ENTRIES) throw invalidLayer(place, 'it has too many entries');
+  }
+}
+
+const parentOf = (path: string) => path.slice(0, Math.max(0, path.lastIndexOf('/')));
+
+/** The content of a file lies behind its header. That of a sparse one does not: it would have to be put together. */
+function spanOf({ place, sparse, sizeBytes }: TarMember): Entry {
+  if (sparse) throw invalidLayer(place, 'a sparse file');
+  return { kind: 'file', offsetBytes: place.offset + BLOCK_BYTES, sizeBytes };
+}
+
+/** What the reader of layers says of one is said of the archive. */
+function asArchiveError(error: unknown): unknown {
+  if (!VmforkError.is(error) || !error.code.startsWith('VMF_LAYER_')) return error;
+  const detail = error.message.slice(ERROR_CODES[error.code].summary.length + ': '.length);
+  return new VmforkError('VMF_IMAGE_INVALID', `archive: ${detail}`, { cause: error });
 }

@@ -7,7 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { VmforkError } from '../errors.js';
 import { ownedName } from '../owner.js';
 import { throwIfAborted } from '../waiting.js';
-import { type FileSpan, readSpan, readWhole, TarArchive } from './archive.js';
+import { readSpan, readWhole, TarArchive } from './archive.js';
 import type { BlobStore } from './blobs.js';
 import { hasErrno, storeFailure, storing } from './failure.js';
 import { unpack } from './layer-stream.js';
@@ -142,7 +142,7 @@ class TarSource implements ImportSource {
   }
 
   async open(name: string): Promise<SourceFile | undefined> {
-    const span: FileSpan | undefined = this.#archive.find(name);
+    const span = this.#archive.find(Buffer.from(name).toString('latin1'));
     if (!span) return undefined;
     const { sizeBytes } = span;
     return { sizeBytes, chunks: () => readSpan(this.#handle, span), close: async () => {} };

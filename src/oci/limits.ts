@@ -14,3 +14,5 @@ export const MAX_BLOB_BYTES = 64 * 1024 ** 3;
 export const MAX_LAYER_BYTES = 256 * 1024 ** 3;
 /** Most entries of an archive that is imported; an image has a few for each layer. */
 export const MAX_ARCHIVE_ENTRIES = 100_000;
+/** Most bytes of their names and of targets of links, all of which are held; an image needs some 100 bytes an entry. */
+export const MAX_ARCHIVE_NAME_BYTES = 16 * 1024 * 1024;

@@ -85,7 +85,7 @@ function entryOf(member: TarMember, path: string, target: string): LayerEntry {
  * A path inside the tree. A leading slash is dropped, since some builders write their layers so and no path of the host is
  * ever made of it; `..` is refused.
  */
-function cleanPath(path: string, place: LayerPlace, limits: RootfsLimits): string {
+export function cleanPath(path: string, place: LayerPlace, limits: RootfsLimits): string {
   if (path.length > MAX_PATH_BYTES) throw invalidLayer(place, 'its name is too long');
   if (path.includes('\0')) throw invalidLayer(place, 'its name contains a zero byte');
   const parts = path.split('/').filter((part) => part !== '' && part !== '.');
@@ -97,7 +97,7 @@ function cleanPath(path: string, place: LayerPlace, limits: RootfsLimits): strin
   return parts.join('/');
 }
 
-function linkTarget(member: TarMember, limits: RootfsLimits): string {
+export function linkTarget(member: TarMember, limits: RootfsLimits): string {
   const { type, linkPath, place } = member;
   if (type === 'hardlink') return cleanPath(linkPath, place, limits);
   if (type !== 'symlink') return '';

@@ -60,11 +60,14 @@ export function resolveLimits(given: Partial<RootfsLimits> = {}): RootfsLimits {
   return limits;
 }
 
+/** Stands for a layer's index in an archive that is none. */
+export const NO_LAYER = -1;
+
 /** Where in which layer something was found. */
 export interface LayerPlace {
-  /** Index of the layer, 0 is the bottom. */
+  /** Index of the layer, 0 is the bottom, or `NO_LAYER`. */
   layer: number;
-  /** Offset of the entry's header in the decompressed layer, bytes. */
+  /** Offset of the entry's header in the decompressed archive, bytes. */
   offset: number;
   /** The entry's name, one character a byte; empty when it is not known yet. */
   name: string;
@@ -77,7 +80,7 @@ export const beyondLimit = (place: LayerPlace, limit: keyof RootfsLimits, value:
   new VmforkError('VMF_LAYER_LIMIT', `${describe(place)}: more than limits.${limit} = ${value}`);
 
 function describe({ layer, offset, name }: LayerPlace): string {
-  const place = `layer ${layer}, offset ${offset}`;
+  const place = `${layer === NO_LAYER ? '' : `layer ${layer}, `}offset ${offset}`;
   return name === '' ? place : `${place}, entry ${printable(name)}`;
 }
 

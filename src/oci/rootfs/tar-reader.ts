@@ -68,9 +68,30 @@ export class TarReader {
     return at;
   }
 
+  /**
+   * Passes over what is left of the current member's content, at most so many bytes of it, which the sink does not see. For
+   * who can seek. Returns how many bytes that were.
+   */
+  skip(mostBytes: number): number {
+    const data = Math.min(this.#dataLeft, mostBytes);
+    if (data > 0) {
+      this.#dataLeft -= data;
+      if (this.#dataLeft === 0) this.#endMember();
+    }
+    const padding = Math.min(this.#skip, mostBytes - data);
+    this.#skip -= padding;
+    this.#offset += data + padding;
+    return data + padding;
+  }
+
+  /** The archive is over: whatever follows is no part of it. */
+  get isOver(): boolean {
+    return this.#zeroBlocks === 2;
+  }
+
   /** The stream is over. Throws when the archive is not. */
   finish(): void {
-    const complete = this.#zeroBlocks === 2 || (!this.#member && this.#atMemberBorder);
+    const complete = this.isOver || (!this.#member && this.#atMemberBorder);
     if (!complete) throw invalidLayer(this.#place, 'the archive ends in the middle of an entry');
   }
 
@@ -87,7 +108,7 @@ export class TarReader {
 
   #step(chunk: Buffer, at: number): number {
     const available = chunk.length - at;
-    if (this.#zeroBlocks === 2) return available;
+    if (this.isOver) return available;
     if (this.#dataLeft > 0) return this.#data(chunk, at, available);
     if (this.#skip > 0) {
       const used = Math.min(this.#skip, available);

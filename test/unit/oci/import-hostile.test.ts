@@ -6,7 +6,14 @@ import { afterAll, describe, expect, test, vi } from 'vitest';
 import { readWhole, TarArchive } from '#src/oci/archive.js';
 import { ImageStore } from '#src/oci/store.js';
 import { digestOf, makeLayout, run, Scratch } from '../../helpers/oci/images.js';
-import { archive, paxMember } from './rootfs/tar-maker.js';
+import {
+  archive,
+  directory,
+  hardlink,
+  type Member,
+  paxMember,
+  symlink,
+} from './rootfs/tar-maker.js';
 import { withImage } from './rootfs/trees.js';
 
 // Other processes take part, which a busy machine may keep waiting.
@@ -26,6 +33,20 @@ async function failureOf(path: string): Promise<unknown> {
   await store.gc();
   expect(run('find', store.dir, '-type', 'f').trim()).toBe(`${store.dir}/store.json`);
   return failure;
+}
+
+/** Opens an archive, and gives what its files hold, by name. */
+async function contentsOf(tar: Buffer, names: string[]) {
+  const path = scratch.file('contents.tar');
+  writeFileSync(path, tar);
+  await using handle = await open(path);
+  const found = await TarArchive.read(handle);
+  const texts: (string | undefined)[] = [];
+  for (const name of names) {
+    const span = found.find(name);
+    texts.push(span && (await readWhole(handle, span)).toString());
+  }
+  return texts;
 }
 
 describe('archives', () => {
@@ -62,6 +83,69 @@ describe('archives', () => {
     expect(listing).toBe('gnu-target');
   });
 
+  const sparse = { 'GNU.sparse.major': '1', 'GNU.sparse.minor': '0', 'GNU.sparse.realsize': '3' };
+  const file = { name: 'a', content: 'abc' };
+  test.each<[what: string, message: string, ...Member[]]>([
+    [
+      'a sparse file of old GNU tar',
+      'a sparse file',
+      { ...file, type: 'S', patchBeforeSum: oldMap },
+    ],
+    ['a sparse file', 'a sparse file', { name: 'a', pax: sparse, content: sparseContent('0\n3') }],
+    ['sparse records alone', 'without a size', { ...file, pax: { 'GNU.sparse.name': 'b' } }],
+    ['a type that nobody knows', 'is not supported', { ...file, type: 'Z' }],
+    ['a device', 'neither file nor folder', { ...file, type: '3' }],
+    ['a name that leads elsewhere', 'a name with ".."', { ...file, name: 'b/../a' }],
+    ['a name with a zero byte', 'a zero byte', { ...file, pax: { path: 'a\0b' } }],
+    ['a folder with content', 'a directory with content', { ...file, name: 'a/' }],
+    ['a link with names below it', 'both a folder and none', symlink('a', 'b'), { name: 'a/c' }],
+    ['a file where a folder is', 'both a folder and none', { name: 'a/c' }, file],
+    ['a hard link to what comes later', 'a hard link to no file', hardlink('b', 'a'), file],
+    ['an end inside of a header', 'in the middle', { ...file, size: 9999 }],
+  ])('with %s are refused', async (_, message, ...members) => {
+    const failure = contentsOf(archive(...members), []);
+    await expect(failure).rejects.toMatchObject({
+      code: 'VMF_IMAGE_INVALID',
+      message: expect.stringMatching(new RegExp(`: archive: offset \\d+.*${message}`)),
+    });
+  });
+
+  test('are read as they would be unpacked: later members win, links lead where they would', async () => {
+    const tar = archive(
+      { name: './a', content: 'first' },
+      hardlink('kept', 'a'),
+      { name: 'a', content: 'second' },
+      directory('deep/folder/'),
+      { name: 'deep/folder/file', content: 'deep' },
+      symlink('way', 'deep/folder'),
+      symlink('deep/folder/up', '../../a'),
+      symlink('rooted', '/deep/../way/file'),
+      symlink('loop', 'loop'),
+      symlink('out', '../a'),
+    );
+    const names = ['a', 'kept', 'way/file', 'way/up', 'rooted', 'loop', 'out', 'a/b', 'deep'];
+    const [none, deep] = [undefined, 'deep'];
+    const contents = ['second', 'first', deep, 'second', deep, none, none, none, none];
+    expect(await contentsOf(tar, names)).toEqual(contents);
+  });
+
+  const deep = (at: number): Member => ({ pax: { path: `${at}/${'nnn/'.repeat(1000)}x` } });
+  const target = (at: number): Member => {
+    return { name: 'a', type: '2', pax: { linkpath: 't'.repeat(4000) + at } };
+  };
+  test.each([
+    ['names of folders', deep, 7, 9],
+    ['targets of links', target, 4000, 4500],
+  ])('do not make us hold %s without end', async (_, nth, few, many) => {
+    const made = Array.from({ length: many }, (_, at) => nth(at));
+    const enough = archive(...made.slice(0, few), { name: 'b', content: 'b' });
+    expect(await contentsOf(enough, ['b'])).toEqual(['b']);
+    await expect(contentsOf(archive(...made), [])).rejects.toMatchObject({
+      code: 'VMF_IMAGE_INVALID',
+      message: expect.stringContaining('its names are too long'),
+    });
+  });
+
   const long = 'c'.repeat(600 * 1024);
   test.each([
     ['for one entry', paxMember('x', { comment: long }), 2],
@@ -73,10 +157,21 @@ describe('archives', () => {
     writeFileSync(path, archive(...headers, { name: 'manifest.json', content: '[]' }));
     expect(await failureOf(path)).toMatchObject({
       code: 'VMF_IMAGE_INVALID',
-      message: expect.stringContaining('pax headers are too large'),
+      message: expect.stringContaining('more than limits.headerBytes'),
     });
   });
 });
+
+/** The map of a sparse file in PAX format 1.0, and its content. */
+function sparseContent(numbers: string): Buffer {
+  return Buffer.concat([Buffer.from(`1\n${numbers}\n`.padEnd(512, '\0')), Buffer.from('abc')]);
+}
+
+/** The same in a header of old GNU tar. */
+function oldMap(header: Buffer): void {
+  header.write('00000000000\x0000000000003', 386, 'latin1');
+  header.write('00000000003', 483, 'latin1');
+}
 
 describe('folders', () => {
   const secret = Buffer.from('not for everybody');
