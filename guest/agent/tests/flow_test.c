@@ -1,8 +1,12 @@
 // Streams under credit: big outputs, stalled readers and writers, and a host that breaks the rules.
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -186,19 +190,43 @@ static void frames_arrive_in_any_pieces(void) {
   peer_stop(peer);
 }
 
+static void stand_still(const struct peer* peer) {
+  int status;
+  kill(peer->pid, SIGSTOP);
+  CHECK(waitpid(peer->pid, &status, WUNTRACED) == peer->pid && WIFSTOPPED(status));
+}
+
+// Until a process that is no child of ours has ended, reaped or not.
+static void await_end(pid_t pid) {
+  int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+  struct pollfd end = {.fd = fd, .events = POLLIN};
+  CHECK(fd >= 0 && poll(&end, 1, kPatienceMs) == 1);
+  close(fd);
+}
+
 // A starved agent finds bytes, the end of the pipe and the end of the process in one wake-up.
 static void the_end_of_a_command_is_seen_together_with_its_last_bytes(void) {
   struct peer* peer = peer_start();
-  struct result results[3] = {0};
-  peer_exec(peer, 1, kExecNoStdin, ARGV("sh", "-c", "sleep 0.2; echo late"));
+  struct result results[4] = {0};
+  char go[96];
+  snprintf(go, sizeof go, "%s/go", peer->root);
+  CHECK(mkfifo(go, 0600) == 0);
+  int gate = open(go, O_RDWR | O_CLOEXEC);
+  peer_exec(peer, 1, kExecNoStdin, ARGV("sh", "-c", "read word < $0; echo late", go));
   CHECK(peer_expect(peer, kStarted, 1));
+  const pid_t command = (pid_t)peer->frame.value;
   results[1].started = true;
-  kill(peer->pid, SIGSTOP);
-  poll(NULL, 0, 500);
-  peer_exec(peer, 2, kExecNoStdin, ARGV("true"));
-  kill(peer->pid, SIGCONT);
-  // The first one is over before the second one starts: it must not wait for the grace.
-  while (!results[2].ended && peer_read(peer, kPatienceMs)) result_take(peer, results);
+  stand_still(peer);
+  CHECK(write(gate, "\n", 1) == 1);
+  await_end(command);
+  close(gate);
+  // The first one must not wait for the grace. The second one may overtake it on its last metre;
+  // the third one starts when the second one is known to be over, and so the first one.
+  for (uint32_t stream = 2; stream <= 3; stream++) {
+    peer_exec(peer, stream, kExecNoStdin, ARGV("true"));
+    kill(peer->pid, SIGCONT);
+    while (!results[stream].ended && peer_read(peer, kPatienceMs)) result_take(peer, results);
+  }
   CHECK(results[1].ended && strcmp(results[1].head[0], "late\n") == 0);
   CHECK(results[1].eof[0] && results[1].eof[1]);
   peer_stop(peer);
