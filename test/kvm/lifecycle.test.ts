@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { Engine, Snapshot, type VmforkError, type VmState } from 'vmfork';
+import { Engine, type Snapshot, type VmforkError, type VmState } from 'vmfork';
 import { askOnce, companionSnapshot, templateSnapshot } from '../helpers/kvm.js';
 
 let snapshot: Snapshot;
@@ -118,10 +118,7 @@ describe('engines', () => {
   test('several live side by side; closing one ends only its own', async () => {
     await using one = new Engine();
     const two = new Engine();
-    const [inOne, inTwo] = await Promise.all([
-      Snapshot.cached({ engine: one }),
-      Snapshot.cached({ engine: two }),
-    ]);
+    const [inOne, inTwo] = await Promise.all([templateSnapshot(1, one), templateSnapshot(1, two)]);
     const [a, b] = await Promise.all([inOne.fork(), inTwo.fork()]);
     const exit = once(b, 'exit');
     await two.close();
