@@ -1,7 +1,7 @@
 // What the tests on a real /dev/kvm share: the host's speed class, the cached template, and clones with a helper inside.
 
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
@@ -167,6 +167,23 @@ export function footprint(): Footprint {
     maps: readFileSync('/proc/self/maps', 'utf8').split('\n').length,
     residentBytes: process.memoryUsage.rss(),
   };
+}
+
+/** Files of frozen memory that this process has open or mapped. */
+export function layersHeld(): number {
+  const isLayer = (name: string) => name.includes('memfd:vmfork');
+  const open = readdirSync('/proc/self/fd').filter((fd) => {
+    try {
+      return isLayer(readlinkSync(`/proc/self/fd/${fd}`));
+    } catch {
+      return false; // The descriptor of the listing itself.
+    }
+  });
+  const inodes = readFileSync('/proc/self/maps', 'utf8')
+    .split('\n')
+    .filter(isLayer)
+    .map((line) => line.trim().split(/\s+/)[4]);
+  return open.length + new Set(inodes).size;
 }
 
 /** Polls a fact of the outside world until it holds; the only honest way to wait for what nobody announces. */

@@ -1,5 +1,4 @@
 // Trees of forks: branches, relations, lifetimes, races. Whatever goes first, the others live on, and nothing is left over.
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Clone, CloneScope, Engine, type Snapshot, Template } from 'vmfork';
 import { Deferred } from '#src/waiting.js';
@@ -11,6 +10,7 @@ import {
   destroyAll,
   eventually,
   inABusyProgram,
+  layersHeld,
   startProgram,
   templateSnapshot,
 } from '../helpers/kvm.js';
@@ -24,23 +24,6 @@ beforeAll(async () => {
 afterAll(() => base?.destroy());
 
 const read = async (vm: Clone, path: string) => (await vm.readFile(path)).toString();
-
-/** Files of frozen memory that this process has open or mapped. */
-function layersHeld(): number {
-  const isLayer = (name: string) => name.includes('memfd:vmfork');
-  const open = readdirSync('/proc/self/fd').filter((fd) => {
-    try {
-      return isLayer(readlinkSync(`/proc/self/fd/${fd}`));
-    } catch {
-      return false; // The descriptor of the listing itself.
-    }
-  });
-  const inodes = readFileSync('/proc/self/maps', 'utf8')
-    .split('\n')
-    .filter(isLayer)
-    .map((line) => line.trim().split(/\s+/)[4]);
-  return open.length + new Set(inodes).size;
-}
 
 describe('relations', () => {
   test('parents, children, sources and generations are known while they live', async () => {
