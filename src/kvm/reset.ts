@@ -1,5 +1,6 @@
 // Taking a clone back to its fork point.
 
+import { VmforkError } from '../errors.js';
 import type { ResetOptions } from '../options.js';
 import { throwIfAborted } from '../waiting.js';
 import { acknowledge, DEFAULT_CONSOLE_BYTES } from './forking.js';
@@ -38,8 +39,14 @@ export async function resetMachine(
     machine.ready();
   } catch (error) {
     await machine.destroy();
-    throw error;
+    throw endOf(error) ?? error;
   }
   const native = machine.stages.map(({ name, ns }) => ({ stage: `reset.${name}`, ns }));
   return { identity, timings: [...clock.stages, ...native] };
+}
+
+/** `VMF_GONE`, when that is why a guest did not acknowledge: its owner or engine, or itself, has ended it. */
+function endOf(error: unknown): unknown {
+  if (!VmforkError.is(error) || !VmforkError.is(error.cause)) return undefined;
+  return error.cause.code === 'VMF_GONE' ? error.cause : undefined;
 }

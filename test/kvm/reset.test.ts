@@ -2,17 +2,20 @@
 import { once } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { createInterface } from 'node:readline';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { Snapshot } from 'vmfork';
+import { Engine, type Snapshot } from 'vmfork';
 import {
   askOnce,
   Companion,
   companionSnapshot,
   footprint,
   inABusyProgram,
+  scale,
   templateSnapshot,
 } from '../helpers/kvm.js';
 
+const ROUNDS = scale({ full: 64, nested: 4, interpreted: 8 });
 let base: Snapshot;
 let snapshot: Snapshot;
 
@@ -151,4 +154,56 @@ test('a paused clone is not reset', async () => {
   await using clone = await snapshot.fork();
   await clone.pause();
   await expect(clone.reset()).rejects.toMatchObject({ code: 'VMF_STATE' });
+});
+
+/** Lets a reset come some way, which is further each time. */
+async function aWhile(ms: number): Promise<void> {
+  for (const start = performance.now(); performance.now() - start < ms; ) await nextTurn();
+}
+
+const codeOf = (outcome: Promise<unknown>) =>
+  outcome.then(
+    () => 'done',
+    (error) => error.code,
+  );
+
+test('destroy() ends a clone at any moment of a reset, and nothing is left', async () => {
+  const round = async (ms: number) => {
+    const clone = await snapshot.fork();
+    const resetting = codeOf(clone.reset());
+    await aWhile(ms);
+    await clone.destroy();
+    expect(['done', 'VMF_GONE', 'VMF_STATE']).toContain(await resetting);
+    expect(clone.state).toBe('destroyed');
+  };
+  await round(0);
+  const before = footprint();
+  for (let at = 0; at < ROUNDS; at++) await round(at % 8);
+  const after = footprint();
+  expect(after.files - before.files).toBeLessThanOrEqual(2);
+  expect(after.threads - before.threads).toBeLessThanOrEqual(1);
+  expect(snapshot.children).toEqual([]);
+});
+
+test('an engine can be closed at any moment of resets, with shells and without', async () => {
+  const round = async (ms: number, ready: number) => {
+    const engine = new Engine({ shells: { ready, kept: ready } });
+    await using own = await templateSnapshot(1, engine);
+    const clones = await own.fork({ count: 2 });
+    const resets = clones.map((clone) => codeOf(clone.reset()));
+    await aWhile(ms);
+    await engine.close();
+    for (const code of await Promise.all(resets)) {
+      expect(['done', 'VMF_GONE', 'VMF_STATE']).toContain(code);
+    }
+    for (const clone of clones) {
+      await expect(clone.reset()).rejects.toMatchObject({ code: 'VMF_GONE' });
+    }
+  };
+  await round(0, 1);
+  const before = footprint();
+  for (let at = 0; at < ROUNDS / 4; at++) await round(at, at % 2);
+  const after = footprint();
+  expect(after.files - before.files).toBeLessThanOrEqual(2);
+  expect(after.threads - before.threads).toBeLessThanOrEqual(1);
 });
