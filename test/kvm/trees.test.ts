@@ -180,6 +180,45 @@ describe('race', () => {
     });
     expect(base.children).toEqual([]);
   });
+
+  test('a signal takes along the one that is about to win, unless it has won', async () => {
+    const controller = new AbortController();
+    const clones: Clone[] = [];
+    const told: number[] = [];
+    const allBegun = new Deferred<void>();
+    const racing = base.race(
+      { count: 3, keepWinner: true, signal: controller.signal },
+      async (clone, index, signal) => {
+        signal.addEventListener('abort', () => told.push(index));
+        if (clones.push(clone) === 3) allBegun.resolve();
+        await allBegun.promise;
+        if (index !== 0) return new Promise<never>(() => {});
+        controller.abort(new Error('too late'));
+        return 'about to win';
+      },
+    );
+    await expect(racing).rejects.toMatchObject({
+      code: 'VMF_ABORTED',
+      cause: { message: 'too late' },
+    });
+    expect(told.sort()).toEqual([0, 1, 2]);
+    expect(clones.map(({ state }) => state)).toEqual(['destroyed', 'destroyed', 'destroyed']);
+    expect(base.children).toEqual([]);
+
+    const late = new AbortController();
+    const won = base.race(
+      { count: 2, keepWinner: true, signal: late.signal },
+      (_, index, signal) => {
+        if (index === 0) return 'won';
+        return new Promise<never>(() => signal.addEventListener('abort', () => late.abort()));
+      },
+    );
+    const { value, clone } = await won;
+    expect(value).toBe('won');
+    expect(base.children).toEqual([clone]);
+    await clone.ping();
+    await clone.destroy();
+  });
 });
 
 describe('CloneScope', () => {
