@@ -27,6 +27,7 @@ export { Engine, probeHost } from './kvm/engine.js';
 export type { EngineOptions, ShellOptions } from './kvm/engine-options.js';
 export { buildGuest, findGuest, type Guest } from './kvm/guest.js';
 export type { Identity } from './kvm/identity.js';
+export type { ScrubOptions, ScrubProgress } from './kvm/integrity.js';
 export { TRANSITIONS, type VmState } from './kvm/lifecycle.js';
 export type { SnapshotMetadata } from './kvm/metadata.js';
 export type { RaceOptions, Runner } from './kvm/race.js';

@@ -177,6 +177,15 @@ export interface NativeLoadOptions {
   prefetch: boolean;
 }
 
+export interface NativeVerifiedPart {
+  /** Position of the next part, 0 after the last. */
+  next: number;
+  /** Position at which there is no more. */
+  end: number;
+  /** What was read of files; holes are not. */
+  readBytes: number;
+}
+
 export interface NativeSnapshot {
   readonly id: number;
   info(): NativeSnapshotInfo;
@@ -188,10 +197,11 @@ export interface NativeSnapshot {
   /** Writes the snapshot into a new directory, atomically. */
   save(directory: string, options: NativeSaveOptions): Promise<NativeSaveReport>;
   /**
-   * Reads some of what is on disk and compares it with its digests: 0 first, then from the position returned, until that
-   * is 0. Fails with `VMF_SNAPSHOT_INVALID`, and with `VMF_STATE` when the snapshot is not on disk.
+   * Reads some of what is on disk and compares it with its digests: from 0 first, then from `next`, until that is 0. In
+   * passing: a little at a time, with the least priority. Fails with `VMF_SNAPSHOT_INVALID`, after which forks do as well, and
+   * with `VMF_STATE` when the snapshot is not on disk.
    */
-  verify(position: number): Promise<number>;
+  verify(position: number, inPassing: boolean): Promise<NativeVerifiedPart>;
   /** Keeps these ranges of RAM, pairs of offset and length in bytes, beside what is on disk. */
   recordWorkingSet(ranges: BigUint64Array): Promise<void>;
   /** Metadata given to `save`, when this snapshot was loaded. */

@@ -8,6 +8,10 @@
 
 namespace vmfork {
 
+namespace {
+constexpr int kLeastNice = 19;
+}  // namespace
+
 WorkerPool::WorkerPool(unsigned threads, const char* thread_name, Kind kind) {
   for (unsigned i = 0; i < threads; ++i) {
     threads_.emplace_back([this, kind] { Main(kind); });
@@ -35,6 +39,7 @@ void WorkerPool::Submit(std::function<void()> task) {
 void WorkerPool::Main(Kind kind) {
   BlockSignals();
   if (kind == Kind::kBackground) ComputeInBackground(0);
+  if (kind == Kind::kLeisure) ComputeInBackground(kLeastNice);
   for (;;) {
     std::function<void()> task;
     {

@@ -17,8 +17,9 @@ namespace vmfork {
 class WorkerPool {
  public:
   // Whether somebody waits for what the threads do; those nobody waits for interrupt no other
-  // thread by waking up.
-  enum class Kind { kAwaited, kBackground };
+  // thread by waking up, and those that nobody will wait for either give way to all others, on the
+  // processors and, as the kernel takes it from that, at the disk.
+  enum class Kind { kAwaited, kBackground, kLeisure };
 
   WorkerPool(unsigned threads, const char* thread_name, Kind kind = Kind::kAwaited);
   ~WorkerPool();  // runs what was submitted, then joins

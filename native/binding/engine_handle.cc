@@ -23,12 +23,23 @@ bool EngineHandle::IsClosing() {
   return closing_;
 }
 
+WorkerPool& EngineHandle::PoolOf(Lane lane) {
+  switch (lane) {
+    case Lane::kTeardown:
+      return engine_->Reapers();
+    case Lane::kScrub:
+      return engine_->Scrubber();
+    case Lane::kWork:
+      break;
+  }
+  return engine_->Workers();
+}
+
 void EngineHandle::SubmitLocked(std::move_only_function<void()> job, Lane lane) {
   ++jobs_;
   // Shared, because the pool's tasks are copyable.
   auto shared_job = std::make_shared<std::move_only_function<void()>>(std::move(job));
-  WorkerPool& pool = lane == Lane::kTeardown ? engine_->Reapers() : engine_->Workers();
-  pool.Submit([self = shared_from_this(), shared_job]() {
+  PoolOf(lane).Submit([self = shared_from_this(), shared_job]() {
     (*shared_job)();
     *shared_job = nullptr;  // lets go of all it held before it counts as ended
     self->EndJob();

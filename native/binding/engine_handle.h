@@ -24,7 +24,7 @@ namespace vmfork {
 Error EngineClosed();
 
 // Which of the engine's pools a job runs on.
-enum class Lane { kWork, kTeardown };
+enum class Lane { kWork, kTeardown, kScrub };
 
 class EngineHandle : public std::enable_shared_from_this<EngineHandle> {
  public:
@@ -68,6 +68,7 @@ class EngineHandle : public std::enable_shared_from_this<EngineHandle> {
   };
   Newborn Conceive();
   Result<std::shared_ptr<VmRecord>> Adopt(const Newborn& newborn, Result<std::shared_ptr<Vm>> vm);
+  WorkerPool& PoolOf(Lane lane);
   void SubmitLocked(std::move_only_function<void()> job, Lane lane);
   // The engine stays until EndJob(). Error: kState, it is being closed.
   Result<void> BeginJob();

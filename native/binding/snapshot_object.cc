@@ -24,6 +24,14 @@ Napi::Value ReportForJs(Napi::Env env, SaveReport& report) {
   return object;
 }
 
+Napi::Value PartForJs(Napi::Env env, VerifiedPart& part) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("next", static_cast<double>(part.next));
+  object.Set("end", static_cast<double>(part.end));
+  object.Set("readBytes", static_cast<double>(part.read_bytes));
+  return object;
+}
+
 }  // namespace
 
 void SnapshotObject::Define(Napi::Env env) {
@@ -104,13 +112,13 @@ Napi::Value SnapshotObject::Save(const Info& info) {
 }
 
 Napi::Value SnapshotObject::Verify(const Info& info) {
-  auto work = [snapshot = Open(info.Env()), position = ToInteger(info[0], "position", kPositions)] {
-    return snapshot->Verify(position);
+  const bool in_passing = ToBoolean(info[1], "inPassing");
+  auto work = [snapshot = Open(info.Env()), position = ToInteger(info[0], "position", kPositions),
+               mode = in_passing ? VerifyMode::kInPassing : VerifyMode::kAwaited] {
+    return snapshot->Verify(position, mode);
   };
-  return RunJob(lease_->Handle(), info.This().As<Napi::Object>(), std::move(work),
-                [](Napi::Env env, uint64_t& next) {
-                  return Napi::Number::New(env, static_cast<double>(next));
-                });
+  return RunJob(lease_->Handle(), info.This().As<Napi::Object>(), std::move(work), PartForJs,
+                in_passing ? Lane::kScrub : Lane::kWork);
 }
 
 Napi::Value SnapshotObject::RecordWorkingSet(const Info& info) {

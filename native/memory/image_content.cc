@@ -2,6 +2,7 @@
 #include "memory/image_content.h"
 
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,13 +17,25 @@ namespace vmfork {
 namespace {
 
 constexpr uint64_t kBufferBytes = 1 << 20;
+// include/uapi/linux/fs.h: RWF_DONTCACHE, which headers of this age do not have.
+constexpr int kDontCache = 0x80;
 
 uint64_t RoundUp(uint64_t value) { return (value + kPageSize - 1) / kPageSize * kPageSize; }
 
+// pread(2), in passing where the kernel and the filesystem can do that.
+ssize_t ReadSome(int fd, uint64_t offset, std::span<std::byte> bytes, bool in_passing) {
+  if (in_passing) {
+    const iovec part{.iov_base = bytes.data(), .iov_len = bytes.size()};
+    const ssize_t got = ::preadv2(fd, &part, 1, static_cast<off_t>(offset), kDontCache);
+    if (got >= 0 || (errno != EOPNOTSUPP && errno != EINVAL)) return got;
+  }
+  return ::pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+}
+
 // Fills `bytes`, beyond the end of the file with zeros.
-Result<void> ReadAt(int fd, uint64_t offset, std::span<std::byte> bytes) {
+Result<void> ReadAt(int fd, uint64_t offset, std::span<std::byte> bytes, bool in_passing = false) {
   while (!bytes.empty()) {
-    const ssize_t got = ::pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    const ssize_t got = ReadSome(fd, offset, bytes, in_passing);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return FailErrno("read");
     if (got == 0) break;
@@ -113,14 +126,16 @@ uint64_t NextContent(const Extent* extent, uint64_t position, uint64_t end) {
 
 }  // namespace
 
-Result<void> ForEachFileContent(int fd, PageRun range, const PageVisitor& visit) {
+Result<void> ForEachFileContent(int fd, PageRun range, const PageVisitor& visit,
+                                FileReading* reading) {
   std::vector<std::byte> buffer(std::min(range.size, kBufferBytes));
   const uint64_t end = range.start + range.size;
   for (uint64_t position = range.start; position < end;) {
     const PageRun data = NextData(fd, position, end);
     if (data.size == 0) break;
     const auto bytes = std::span(buffer).first(std::min(data.size, kBufferBytes));
-    VMFORK_CHECK(ReadAt(fd, data.start, bytes));
+    VMFORK_CHECK(ReadAt(fd, data.start, bytes, reading != nullptr && reading->in_passing));
+    if (reading != nullptr) reading->bytes += bytes.size();
     VMFORK_CHECK(ForEachNonZeroRun(data.start, bytes, visit));
     position = data.start + bytes.size();
   }

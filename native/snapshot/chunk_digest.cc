@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "memory/gpa.h"
-#include "memory/image_content.h"
 
 namespace vmfork {
 
@@ -29,19 +28,22 @@ void ChunkDigester::FinishChunk() {
   in_chunk_ = false;
 }
 
-Result<std::vector<ChunkDigest>> DigestFile(int fd, std::span<const PageRun> runs) {
+Result<std::vector<ChunkDigest>> DigestFile(int fd, std::span<const PageRun> runs,
+                                            FileReading* reading) {
   ChunkDigester digester;
   for (const PageRun& run : runs) {
-    VMFORK_CHECK(
-        ForEachFileContent(fd, run, [&](uint64_t offset, std::span<const std::byte> pages) {
+    VMFORK_CHECK(ForEachFileContent(
+        fd, run,
+        [&](uint64_t offset, std::span<const std::byte> pages) {
           digester.Add(offset, pages);
           return Result<void>();
-        }));
+        },
+        reading));
   }
   return digester.Take();
 }
 
-Result<bool> ChunkIsIntact(const DigestedFile& file, uint64_t index) {
+Result<bool> ChunkIsIntact(const DigestedFile& file, uint64_t index, FileReading* reading) {
   const uint64_t start = index * kChunkBytes, end = start + kChunkBytes;
   std::vector<PageRun> inside;
   const auto first = std::ranges::partition_point(
@@ -50,7 +52,7 @@ Result<bool> ChunkIsIntact(const DigestedFile& file, uint64_t index) {
     const uint64_t from = std::max(run->start, start);
     inside.push_back({from, std::min(run->start + run->size, end) - from});
   }
-  VMFORK_TRY(found, DigestFile(file.fd, inside));
+  VMFORK_TRY(found, DigestFile(file.fd, inside, reading));
   const auto wanted = std::ranges::lower_bound(file.digests, index, {}, &ChunkDigest::index);
   const bool has_content = wanted != file.digests.end() && wanted->index == index;
   if (found.empty()) return !has_content;

@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "base/sha256.h"
+#include "memory/image_content.h"
 #include "memory/page_runs.h"
 
 namespace vmfork {
@@ -47,8 +48,10 @@ struct DigestedFile {
 };
 
 // The digests of what a file holds in `runs`. Error: kSystem.
-Result<std::vector<ChunkDigest>> DigestFile(int fd, std::span<const PageRun> runs);
+Result<std::vector<ChunkDigest>> DigestFile(int fd, std::span<const PageRun> runs,
+                                            FileReading* reading = nullptr);
 // Whether the part of the file that is in chunk `index` is as it should be. Error: kSystem.
-Result<bool> ChunkIsIntact(const DigestedFile& file, uint64_t index);
+Result<bool> ChunkIsIntact(const DigestedFile& file, uint64_t index,
+                           FileReading* reading = nullptr);
 
 }  // namespace vmfork

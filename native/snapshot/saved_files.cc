@@ -3,6 +3,8 @@
 
 #include <unistd.h>
 
+#include <cerrno>
+
 #include "base/file.h"
 #include "memory/image_content.h"
 
@@ -11,7 +13,7 @@ namespace vmfork {
 namespace {
 
 // So much at a time keeps a worker for some tens of milliseconds.
-constexpr uint64_t kChunksAPart = 32;
+constexpr uint64_t kMostChunksAPart = 32;
 
 struct NamedFile {
   std::string path;
@@ -44,12 +46,19 @@ std::vector<NamedFile> AllFiles(const SavedFiles& files,
   return all;
 }
 
-Result<void> VerifyChunk(const NamedFile& file, uint64_t chunk) {
-  VMFORK_TRY(intact, ChunkIsIntact(file.content, chunk));
-  if (intact) return {};
-  return Fail(ErrorCode::kSnapshotInvalid, "verify snapshot",
-              file.path + " is damaged between offsets " + std::to_string(chunk * kChunkBytes) +
-                  " and " + std::to_string((chunk + 1) * kChunkBytes));
+Result<void> VerifyChunk(const NamedFile& file, uint64_t chunk, FileReading& reading) {
+  auto intact = ChunkIsIntact(file.content, chunk, &reading);
+  if (intact && *intact) return {};
+  const std::string place = " between offsets " + std::to_string(chunk * kChunkBytes) + " and " +
+                            std::to_string((chunk + 1) * kChunkBytes);
+  if (intact) {
+    return Fail(ErrorCode::kSnapshotInvalid, "verify snapshot", file.path + " is damaged" + place);
+  }
+  Error& error = intact.error();
+  // What cannot be read is as bad as what reads wrong: a clone that touched it would end.
+  if (error.error_number == EIO) error.code = ErrorCode::kSnapshotInvalid;
+  error.detail = file.path + " cannot be read" + place;
+  return std::unexpected(std::move(error));
 }
 
 }  // namespace
@@ -67,19 +76,24 @@ Result<SavedFiles> OpenSavedFiles(const std::string& directory, const DecodedMan
   return files;
 }
 
-Result<uint64_t> VerifyPart(const SavedFiles& files, uint64_t position) {
+Result<VerifiedPart> VerifyPart(const SavedFiles& files, uint64_t position, VerifyMode mode) {
   std::array<PageRun, kMediaSlots> whole_disks;
-  uint64_t first = 0;  // position of the file's first chunk
-  uint64_t left = kChunksAPart;
+  FileReading reading{.in_passing = mode == VerifyMode::kInPassing};
+  uint64_t next = position / kChunkBytes;
+  uint64_t first = 0;  // the number of the file's first chunk among all
+  uint64_t left = kMostChunksAPart;
   for (const NamedFile& file : AllFiles(files, whole_disks)) {
-    while (position < first + file.chunks) {
-      if (left-- == 0) return position;
-      VMFORK_CHECK(VerifyChunk(file, position - first));
-      ++position;
+    const uint64_t end = first + file.chunks;
+    for (; next < end && left > 0; ++next, --left) {
+      VMFORK_CHECK(VerifyChunk(file, next - first, reading));
+      // Holes take no time.
+      if (reading.in_passing && reading.bytes > 0) left = 1;
     }
-    first += file.chunks;
+    first = end;
   }
-  return 0;
+  return VerifiedPart{.next = next < first ? next * kChunkBytes : 0,
+                      .end = first * kChunkBytes,
+                      .read_bytes = reading.bytes};
 }
 
 Result<std::vector<ChunkDigest>> WriteMemory(int fd, const Image& image,

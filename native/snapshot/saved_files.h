@@ -32,9 +32,23 @@ struct SavedFiles {
 // Errors: kSnapshotInvalid, kSystem.
 Result<SavedFiles> OpenSavedFiles(const std::string& directory, const DecodedManifest& decoded);
 
-// Compares some chunks with their digests, beginning at `position`, 0 first. Returns the position
-// to go on from, 0 at the end. Errors: kSnapshotInvalid (names file and offset), kSystem.
-Result<uint64_t> VerifyPart(const SavedFiles& files, uint64_t position);
+// How files are compared with their digests.
+enum class VerifyMode {
+  kAwaited,   // some tens of milliseconds a part
+  kInPassing  // at most one chunk with content a part, and the page cache stays as it is
+};
+
+// Positions are in bytes, of all files one after the other, each filled up to whole chunks.
+struct VerifiedPart {
+  uint64_t next = 0;        // the position to go on from; 0: that was all
+  uint64_t end = 0;         // the position at which there is no more
+  uint64_t read_bytes = 0;  // without holes
+};
+
+// Compares some chunks with their digests, beginning at `position`, 0 first. Errors:
+// kSnapshotInvalid (names file and offset; also what the disk cannot read), kSystem.
+Result<VerifiedPart> VerifyPart(const SavedFiles& files, uint64_t position,
+                                VerifyMode mode = VerifyMode::kAwaited);
 
 // Writes the runs of layer 0 into an empty memory file; returns their digests. `written_bytes` is
 // what was not zero. Error: kSystem.

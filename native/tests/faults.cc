@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -105,6 +106,9 @@ FAULTS_WRAP(ssize_t, pwrite, (int fd, const void* bytes, size_t size, off_t offs
             (fd, bytes, size, offset), -1, ENOSPC)
 FAULTS_WRAP(ssize_t, pread, (int fd, void* bytes, size_t size, off_t offset),
             (fd, bytes, size, offset), -1, EIO)
+FAULTS_WRAP(ssize_t, preadv2,
+            (int fd, const struct iovec* parts, int count, off_t offset, int flags),
+            (fd, parts, count, offset, flags), -1, EIO)
 FAULTS_WRAP(int, fstat, (int fd, struct stat* status), (fd, status), -1, EIO)
 FAULTS_WRAP(off_t, lseek, (int fd, off_t offset, int whence), (fd, offset, whence), -1, EIO)
 FAULTS_WRAP(ssize_t, copy_file_range,

@@ -128,6 +128,28 @@ TEST(ASaveThatFailsLeavesNothing) {
   EXPECT_GT(failures, 25u);
 }
 
+TEST(WhatTheDiskCannotReadIsNamedAsDamaged) {
+  const Folder folder;
+  const auto root = Root({{0, 'a'}});
+  Saved(*root, folder / "root");
+  for (const auto mode : {VerifyMode::kAwaited, VerifyMode::kInPassing}) {
+    const size_t failures = FailAtEachCall(
+        [] {},
+        [&] {
+          auto part = root->Verify(0, mode);
+          if (!part) {
+            EXPECT_TRUE(part.error().code == ErrorCode::kSnapshotInvalid);
+            EXPECT_TRUE(part.error().detail.starts_with(
+                folder / "root/memory cannot be read between offsets 0 and 1048576"));
+          }
+          return part;
+        },
+        [&] { EXPECT_TRUE(root->Verify(0, mode).has_value()); },
+        [](const faults::Fault& fault) { return std::strcmp(fault.call, "lseek") == 0; });
+    EXPECT_GT(failures, 2u);
+  }
+}
+
 }  // namespace
 }  // namespace vmfork
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -17,13 +18,17 @@
 namespace vmfork {
 namespace {
 
-// The error of the first part that fails; none: all is as it should be.
-std::string Verified(const SavedFiles& files) {
+// The error of the first part that fails; none: all is as it should be. Adds up what was read.
+std::string Verified(const SavedFiles& files, VerifyMode mode = VerifyMode::kAwaited,
+                     uint64_t* read_bytes = nullptr) {
   uint64_t position = 0;
   do {
-    auto next = VerifyPart(files, position);
-    if (!next) return next.error().detail;
-    position = *next;
+    auto part = VerifyPart(files, position, mode);
+    if (!part) return part.error().detail;
+    EXPECT_TRUE(part->next == 0 || (part->next > position && part->next < part->end));
+    if (mode == VerifyMode::kInPassing) EXPECT_LE(part->read_bytes, kChunkBytes);
+    if (read_bytes != nullptr) *read_bytes += part->read_bytes;
+    position = part->next;
   } while (position != 0);
   return {};
 }
@@ -210,6 +215,80 @@ TEST(VerifyNoticesAFileThatGotShorter) {
   EXPECT_TRUE(Verified(*files).find("root/memory") != std::string::npos);
 }
 
+TEST(AScrubFindsWhatAVerifyDoesALittleAtATime) {
+  const Folder folder;
+  const auto root = Root({{0, 'a'}, {1, 'b'}, {2000, 'b'}, {9000, 'c'}});
+  Saved(*root, folder / "root");
+  Saved(*Branch(*root, {{2000, 'x'}}), folder / "branch", On(root));
+  const auto files = Opened(folder / "branch");
+  uint64_t read_bytes = 0;
+  EXPECT_TRUE(Verified(*files, VerifyMode::kInPassing, &read_bytes).empty());
+  EXPECT_EQ(read_bytes, 5 * kPageSize);
+  EXPECT_EQ(VerifyPart(*files, 0, VerifyMode::kInPassing)->end, 2 * kMemoryBytes);
+  Overwrite(folder / "root/memory", 9000 * kPageSize + 4095);
+  const std::string found = Verified(*files, VerifyMode::kInPassing);
+  EXPECT_FALSE(found.empty());
+  EXPECT_EQ(found, Verified(*files));
+}
+
+uint64_t PagesInCache(int fd, uint64_t offset, uint64_t size) {
+  void* const map = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(offset));
+  std::vector<unsigned char> present(size / kPageSize);
+  EXPECT_EQ(::mincore(map, size, present.data()), 0);
+  ::munmap(map, size);
+  uint64_t count = 0;
+  for (const unsigned char page : present) count += page & 1;
+  return count;
+}
+
+bool CanReadInPassing(int fd) {
+  std::byte byte{};
+  const iovec part{.iov_base = &byte, .iov_len = 1};
+  return ::preadv2(fd, &part, 1, 0, 0x80) == 1;  // RWF_DONTCACHE
+}
+
+TEST(AScrubLeavesThePageCacheAsItWas) {
+  const Folder folder;
+  constexpr uint64_t kPages = 1024, kUsed = 256;
+  Pages pages;
+  for (uint64_t page = 0; page < kPages; ++page) pages.push_back({page, 'p'});
+  Saved(*Root(pages), folder / "root");
+  const auto files = Opened(folder / "root");
+  const int fd = files->Own().file->Get();
+  const auto begin_anew = [fd] {
+    EXPECT_EQ(::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    std::vector<std::byte> used(kUsed * kPageSize);
+    EXPECT_EQ(::posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM), 0);  // nothing is read ahead
+    EXPECT_EQ(::pread(fd, used.data(), used.size(), 0), static_cast<ssize_t>(used.size()));
+    EXPECT_EQ(::posix_fadvise(fd, 0, 0, POSIX_FADV_NORMAL), 0);
+  };
+  begin_anew();
+  EXPECT_TRUE(Verified(*files).empty());
+  EXPECT_EQ(PagesInCache(fd, 0, kPages * kPageSize), kPages);
+  begin_anew();
+  EXPECT_EQ(PagesInCache(fd, 0, kPages * kPageSize), kUsed);
+  EXPECT_TRUE(Verified(*files, VerifyMode::kInPassing).empty());
+  const uint64_t left = PagesInCache(fd, 0, kPages * kPageSize);
+  EXPECT_EQ(left, CanReadInPassing(fd) ? kUsed : kPages);
+}
+
+TEST(WhatIsDamagedOnDiskIsNoBaseUntilItIsSavedAgain) {
+  const Folder folder;
+  const auto root = Root({{0, 'a'}, {9000, 'b'}});
+  Saved(*root, folder / "root");
+  const auto branch = Branch(*root, {{1, 'x'}});
+  EXPECT_EQ(root->Verify(0)->end, kMemoryBytes);
+  Overwrite(folder / "root/memory", 0);
+  const auto found = root->Verify(0);
+  EXPECT_TRUE(!found && found.error().code == ErrorCode::kSnapshotInvalid);
+  const auto refused = branch->Save(folder / "branch", On(root));
+  EXPECT_TRUE(!refused && refused.error().detail == found.error().detail);
+  // In memory it is still whole.
+  EXPECT_TRUE(root->CheckSound("fork").has_value());
+  Saved(*root, folder / "again");
+  EXPECT_EQ(Saved(*branch, folder / "branch", On(root)).layers, 2u);
+}
+
 TEST(ScratchDisksAreSavedWithADifferenceAndVerified) {
   const Folder folder;
   const auto root = Root({{0, 'a'}});
@@ -247,16 +326,6 @@ TEST(TouchedPagesAreThoseReadAndThoseWritten) {
   EXPECT_TRUE(touched(0) && touched(5000));
   EXPECT_FALSE(touched(12'000) || touched(3000));
   EXPECT_TRUE(AreRunsPlausible(*runs, view->Size()));
-}
-
-uint64_t PagesInCache(int fd, uint64_t offset, uint64_t size) {
-  void* const map = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(offset));
-  std::vector<unsigned char> present(size / kPageSize);
-  EXPECT_EQ(::mincore(map, size, present.data()), 0);
-  ::munmap(map, size);
-  uint64_t count = 0;
-  for (const unsigned char page : present) count += page & 1;
-  return count;
 }
 
 TEST(AWorkingSetIsKeptBesideTheSnapshotAndReadAhead) {

@@ -66,6 +66,13 @@ Engine::Engine(Kvm kvm, HostInfo host) : kvm_(std::move(kvm)), host_(std::move(h
 
 Engine::~Engine() = default;
 
+WorkerPool& Engine::Scrubber() {
+  std::call_once(scrubber_once_, [this] {
+    scrubber_ = std::make_unique<WorkerPool>(1, "vmfork-scrub", WorkerPool::Kind::kLeisure);
+  });
+  return *scrubber_;
+}
+
 EventLoop& Engine::NextLoop() { return *loops_[next_loop_.fetch_add(1) % loops_.size()]; }
 
 }  // namespace vmfork

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "base/event_loop.h"
@@ -70,6 +71,8 @@ class Engine {
   WorkerPool& Reapers() { return *reapers_; }
   // For requests to disks that have to wait for the host.
   WorkerPool& DiskThreads() { return *disk_threads_; }
+  // For scrubs; started by the first.
+  WorkerPool& Scrubber();
   BlockImages& Images() { return images_; }
   ShellPool& Shells() { return *shells_; }
   // What was frozen of clones.
@@ -96,6 +99,8 @@ class Engine {
   std::unique_ptr<WorkerPool> workers_;
   std::unique_ptr<WorkerPool> reapers_;
   std::unique_ptr<WorkerPool> disk_threads_;
+  std::once_flag scrubber_once_;
+  std::unique_ptr<WorkerPool> scrubber_;
   BlockImages images_;
   const std::shared_ptr<LayerTally> clone_layers_ = std::make_shared<LayerTally>();
   std::string scratch_directory_;

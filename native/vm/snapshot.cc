@@ -105,11 +105,22 @@ Result<std::shared_ptr<const SavedFiles>> Snapshot::OnDisk(const char* operation
   return Fail(ErrorCode::kState, operation, "it is not on disk: save it first");
 }
 
+Result<void> Snapshot::CheckSound(const char* operation) const {
+  return is_damaged_ ? CheckFiles(operation) : Result<void>();
+}
+
+Result<void> Snapshot::CheckFiles(const char* operation) const {
+  std::lock_guard lock(files_mutex_);
+  if (!damage_) return {};
+  return Fail(damage_->code, operation, damage_->detail, damage_->error_number);
+}
+
 Result<LayerPlan> Snapshot::Plan(const SaveOptions& options) const {
   std::shared_ptr<const Image> base_image;
   SavedMemory base;
   if (options.base != nullptr) {
     VMFORK_TRY(files, options.base->OnDisk("base of a snapshot"));
+    VMFORK_CHECK(options.base->CheckFiles("base of a snapshot"));
     base_image = options.base->GetImage();
     base = files->memory;
   } else if (!options.base_directory.empty()) {
@@ -177,6 +188,7 @@ Result<SavedFiles> Snapshot::Write(PendingDirectory& pending, const LayerPlan& p
 
 Result<SaveReport> Snapshot::Save(const std::string& directory, const SaveOptions& options) const {
   if (::access(directory.c_str(), F_OK) == 0) return FailErrno(EEXIST, "save snapshot", directory);
+  VMFORK_CHECK(CheckSound("save snapshot"));  // it would get digests that fit the damage
   VMFORK_TRY(real_directory, RealPath(directory));
   VMFORK_TRY(plan, Plan(options));
   VMFORK_CHECK(CheckBases(plan));
@@ -187,6 +199,8 @@ Result<SaveReport> Snapshot::Save(const std::string& directory, const SaveOption
   auto files = std::make_shared<const SavedFiles>(std::move(written));
   std::lock_guard lock(files_mutex_);
   files_ = files;
+  damage_.reset();
+  is_damaged_ = false;
   return SaveReport{DigestText(files->Own().id), files->memory.layers.size(), memory_bytes};
 }
 
@@ -211,9 +225,17 @@ Result<std::shared_ptr<Snapshot>> Snapshot::Load(Engine& engine, const std::stri
   return snapshot;
 }
 
-Result<uint64_t> Snapshot::Verify(uint64_t position) const {
+Result<VerifiedPart> Snapshot::Verify(uint64_t position, VerifyMode mode) const {
   VMFORK_TRY(files, OnDisk("verify snapshot"));
-  return VerifyPart(*files, position);
+  auto part = VerifyPart(*files, position, mode);
+  if (part || part.error().code != ErrorCode::kSnapshotInvalid) return part;
+  std::lock_guard lock(files_mutex_);
+  if (files_ == files) {  // not saved again meanwhile
+    damage_ = part.error();
+    // One that was saved from memory is still whole there.
+    is_damaged_ = files->memory.image == image_;
+  }
+  return part;
 }
 
 Result<void> Snapshot::RecordWorkingSet(std::span<const PageRun> runs) const {

@@ -1,11 +1,13 @@
 // Snapshot: a frozen VM. Immutable, shared by all its clones, usable from any thread.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -73,10 +75,13 @@ class Snapshot {
   // The pool is to forget this snapshot's memory when it ends. Idempotent.
   void TellWhenGone(const std::shared_ptr<ShellPoolLink>& pool) const;
 
-  // Reads a part of what is on disk, of the whole chain, and compares it with its digests. Returns
-  // where to go on, 0 at the end. Errors: kState (it is not on disk), kSnapshotInvalid (names file
-  // and offset), kSystem.
-  Result<uint64_t> Verify(uint64_t position) const;
+  // Reads a part of what is on disk, of the whole chain, and compares it with its digests. Errors:
+  // kState (it is not on disk), kSnapshotInvalid (names file and offset), kSystem. What was found
+  // damaged once stays so: shells that wait may hold copies of it.
+  Result<VerifiedPart> Verify(uint64_t position, VerifyMode mode = VerifyMode::kAwaited) const;
+  // Whether it may be forked, or saved: neither when its memory lies in files that are known to be
+  // damaged. Error: kSnapshotInvalid, with what was found.
+  Result<void> CheckSound(const char* operation) const;
   // Keeps the parts of RAM that a clone touched beside the saved files. Errors: kState (it is not
   // on disk), kSystem.
   Result<void> RecordWorkingSet(std::span<const PageRun> runs) const;
@@ -84,6 +89,8 @@ class Snapshot {
  private:
   // The files of the last save, or those it was loaded from. Error: kState.
   Result<std::shared_ptr<const SavedFiles>> OnDisk(const char* operation) const;
+  // Whether those are not known to be damaged. Error: kSnapshotInvalid.
+  Result<void> CheckFiles(const char* operation) const;
   Result<LayerPlan> Plan(const SaveOptions& options) const;
   Result<SavedFiles> Write(PendingDirectory& pending, const LayerPlan& plan,
                            const SaveOptions& options, const std::string& directory,
@@ -96,8 +103,11 @@ class Snapshot {
   mutable EarlyPages early_;
   mutable std::mutex pools_mutex_;  // guards the next one
   mutable std::vector<std::shared_ptr<ShellPoolLink>> pools_;
-  mutable std::mutex files_mutex_;  // guards the next one
+  mutable std::mutex files_mutex_;  // guards the next two
   mutable std::shared_ptr<const SavedFiles> files_;
+  mutable std::optional<Error> damage_;  // of those files
+  // They are, and its memory lies in them.
+  mutable std::atomic<bool> is_damaged_ = false;
 };
 
 }  // namespace vmfork

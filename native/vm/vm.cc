@@ -55,8 +55,10 @@ Result<void> SendFully(int fd, std::span<const std::byte> bytes) {
   return {};
 }
 
-// A shell that is ready for a clone of `snapshot`. Null: none is, or a disk has to be copied.
+// A shell that is ready for a clone of `snapshot`. Null: none is, a disk has to be copied, or none
+// should be used up for a snapshot that is going to be refused.
 std::unique_ptr<Shell> TryTakeShell(Engine& engine, const Snapshot& snapshot, StageClock& clock) {
+  if (!snapshot.CheckSound("fork")) return nullptr;
   const MachineState& state = snapshot.State();
   for (const BlockDisk& disk : state.config.media)
     if (disk.medium != nullptr && disk.medium->IsWritable()) return nullptr;
@@ -150,6 +152,7 @@ Result<std::shared_ptr<Vm>> Vm::Boot(std::shared_ptr<Engine> engine, const BootO
 
 Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> shell,
                                const ForkOptions& options, StageClock& clock) const {
+  VMFORK_CHECK(snapshot.CheckSound("fork"));
   const MachineState& state = snapshot.State();
   MachineConfig config = state.config;
   VMFORK_CHECK(CopyWritableMedia(*engine_, config));

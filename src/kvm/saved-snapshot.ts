@@ -5,7 +5,6 @@ import { fromNative, VmforkError } from '../errors.js';
 import { GENERATION } from '../exec/messages.js';
 import type { NativeSaveReport, NativeSnapshot } from '../native.js';
 import { object, type Rules } from '../options.js';
-import { throwIfAborted, timeoutError, type WaitOptions } from '../waiting.js';
 import type { Engine } from './engine.js';
 import { parseMetadata, type SnapshotMetadata, serializeMetadata } from './metadata.js';
 import type { Snapshot } from './snapshot.js';
@@ -116,18 +115,6 @@ function checkGuest({ agent, guest }: SnapshotMetadata, wanted: string | undefin
 
 function incompatible(detail: string): VmforkError {
   return new VmforkError('VMF_SNAPSHOT_INCOMPATIBLE', detail);
-}
-
-/** See `snapshot.verify()`. Part by part: other work of the engine's threads goes on in between. */
-export async function verifySnapshot(native: NativeSnapshot, limits: WaitOptions): Promise<void> {
-  const { signal, timeoutMs } = limits;
-  const deadline = performance.now() + (timeoutMs ?? Number.POSITIVE_INFINITY);
-  let position = 0;
-  do {
-    throwIfAborted('verify', signal);
-    if (performance.now() > deadline) throw timeoutError('verify', timeoutMs as number);
-    position = await native.verify(position).catch(rethrow);
-  } while (position !== 0);
 }
 
 /** See `snapshot.recordWorkingSet()`. */

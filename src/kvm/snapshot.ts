@@ -1,7 +1,7 @@
 // Snapshots: frozen VMs, forked into clones any number of times.
 
 import { forkChannel } from '../diagnostics.js';
-import { fromNative, VmforkError } from '../errors.js';
+import { fromNative } from '../errors.js';
 import { type FirstRelease, prepareRelease } from '../exec/release.js';
 import type { Charge } from '../memshare/budget.js';
 import type { NativeSnapshot, NativeSnapshotInfo } from '../native.js';
@@ -24,6 +24,14 @@ import { linkSignals, throwIfAborted, type WaitOptions } from '../waiting.js';
 import { Clone } from './clone.js';
 import { Engine } from './engine.js';
 import { type Forked, type ForkPlan, forkMachine, type Origin } from './forking.js';
+import {
+  destroyedError,
+  SCRUB_OPTIONS,
+  type ScrubOptions,
+  type ScrubProgress,
+  scrubSnapshot,
+  verifySnapshot,
+} from './integrity.js';
 import { isOver } from './lifecycle.js';
 import type { Machine } from './machine.js';
 import { createMetadata, type SnapshotMetadata } from './metadata.js';
@@ -37,7 +45,6 @@ import {
   type SaveOptions,
   saveOptions,
   saveSnapshot,
-  verifySnapshot,
 } from './saved-snapshot.js';
 import type { CloneScope } from './scope.js';
 import type { Timing } from './stage-clock.js';
@@ -60,6 +67,7 @@ export class Snapshot {
   readonly #timings: readonly Timing[];
   readonly #scope: CloneScope | null;
   readonly #children = new Set<Clone>();
+  #gone: AbortController | null = null; // For scrubs, which few snapshots see.
   #destroyed = false;
 
   /** @internal Use `vm.snapshot()`, `Snapshot.load()` or `Snapshot.cached()`. */
@@ -212,10 +220,22 @@ export class Snapshot {
   /**
    * Reads all memory and disks that are on disk, of the bases too, and compares them with their digests. Rejects with
    * `VMF_SNAPSHOT_INVALID`, which names file and offset, and with `VMF_STATE` when the snapshot was neither saved nor loaded.
+   * A loaded snapshot that was found damaged is not forked, reset to or saved any more; its clones go on.
    */
   async verify(options: WaitOptions = {}): Promise<void> {
     checkOptions('verify', WAIT_OPTIONS, options);
     await verifySnapshot(this.#open(), options);
+  }
+
+  /**
+   * The same once in the background: at a bounded rate, behind all other work, and without keeping in the host's page cache what was
+   * not there. Rejects as {@link verify} does, and with `VMF_STATE` as soon as the snapshot is destroyed.
+   */
+  async scrub(options: ScrubOptions = {}): Promise<ScrubProgress> {
+    checkOptions('scrub', SCRUB_OPTIONS, options);
+    const native = this.#open();
+    this.#gone ??= new AbortController();
+    return scrubSnapshot(native, options, this.#gone.signal);
   }
 
   /**
@@ -247,6 +267,7 @@ export class Snapshot {
     if (this.#destroyed) return;
     this.#destroyed = true;
     this.#scope?.remove(this);
+    this.#gone?.abort(destroyedError());
     finalizer.unregister(this);
     this.#native.close();
     this.#engine.budget.expectRoom();
@@ -257,7 +278,7 @@ export class Snapshot {
   }
 
   #open(): NativeSnapshot {
-    if (this.#destroyed) throw new VmforkError('VMF_STATE', 'the snapshot was destroyed');
+    if (this.#destroyed) throw destroyedError();
     return this.#native;
   }
 
