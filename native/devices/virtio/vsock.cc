@@ -117,9 +117,9 @@ Result<void> VsockDevice::CheckControl() {
 
 VsockConnection& VsockDevice::Add(VsockKey key) {
   VsockConnection::Owner& owner = *this;
-  auto& slot = connections_[key];
-  slot = std::make_unique<VsockConnection>(owner, loop_, key);
-  return *slot;
+  // Made first: the table must never hold a key without one, even when there is no memory.
+  auto connection = std::make_unique<VsockConnection>(owner, loop_, key);
+  return *(connections_[key] = std::move(connection));
 }
 
 void VsockDevice::Remove(VsockConnection& connection, ErrorCode code) {
