@@ -1,5 +1,5 @@
 {
-  # The shipped build: the core as a static library without exceptions, and the addon that binds it.
+  # The shipped build: the core as a static library, and the addon that binds it.
   # Both source lists come from native/sources.json, which CMakeLists.txt reads too.
   "target_defaults": {
     "include_dirs": ["native"],
@@ -15,7 +15,9 @@
       "type": "static_library",
       "sources": ["<!@(node scripts/list-sources.mjs core)"],
       "cflags": ["-fPIC"],
-      "cflags_cc": ["-fno-exceptions"]
+      # For operator new: native/base/out_of_memory.h.
+      "cflags_cc!": ["-fno-exceptions"],
+      "cflags_cc": ["-fexceptions"]
     },
     {
       "target_name": "vmfork",

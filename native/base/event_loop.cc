@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <condition_variable>
+#include <utility>
 
 #include "base/signals.h"
 
@@ -63,30 +64,47 @@ void EventLoop::Post(std::function<void()> task) {
   wake_.Signal();
 }
 
+struct EventLoop::Visit {
+  explicit Visit(const std::function<void()>& wanted) : task(wanted) {}
+
+  const std::function<void()>& task;
+  Visit* next = nullptr;
+  bool done = false;
+  std::mutex mutex;  // guards done
+  std::condition_variable changed;
+
+  void Complete() {
+    task();
+    std::lock_guard lock(mutex);
+    done = true;
+    changed.notify_one();
+  }
+};
+
 void EventLoop::Run(const std::function<void()>& task) {
   if (IsCurrentThread()) return task();
-  std::mutex done_mutex;
-  std::condition_variable done_changed;
-  bool done = false;
-  Post([&] {
-    task();
-    std::lock_guard lock(done_mutex);
-    done = true;
-    done_changed.notify_one();
-  });
-  std::unique_lock lock(done_mutex);
-  done_changed.wait(lock, [&] { return done; });
+  Visit visit(task);
+  {
+    std::lock_guard lock(mutex_);
+    visit.next = std::exchange(visits_, &visit);
+  }
+  wake_.Signal();
+  std::unique_lock lock(visit.mutex);
+  visit.changed.wait(lock, [&visit] { return visit.done; });
 }
 
 bool EventLoop::IsCurrentThread() const { return std::this_thread::get_id() == thread_.get_id(); }
 
 void EventLoop::RunTasks() {
   std::vector<std::function<void()>> tasks;
+  Visit* visit = nullptr;
   {
     std::lock_guard lock(mutex_);
     tasks.swap(tasks_);
+    visit = std::exchange(visits_, nullptr);
   }
   for (auto& task : tasks) task();
+  while (visit != nullptr) std::exchange(visit, visit->next)->Complete();
 }
 
 void EventLoop::Main() {
@@ -107,7 +125,7 @@ void EventLoop::Main() {
     }
     if (woken) RunTasks();
     std::lock_guard lock(mutex_);
-    if (stopping_ && tasks_.empty()) return;
+    if (stopping_ && tasks_.empty() && visits_ == nullptr) return;
   }
 }
 

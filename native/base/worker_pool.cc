@@ -13,13 +13,21 @@ constexpr int kLeastNice = 19;
 }  // namespace
 
 WorkerPool::WorkerPool(unsigned threads, const char* thread_name, Kind kind) {
-  for (unsigned i = 0; i < threads; ++i) {
-    threads_.emplace_back([this, kind] { Main(kind); });
-    ::pthread_setname_np(threads_.back().native_handle(), thread_name);
+  threads_.reserve(threads);
+  try {
+    for (unsigned i = 0; i < threads; ++i) {
+      threads_.emplace_back([this, kind] { Main(kind); });
+      ::pthread_setname_np(threads_.back().native_handle(), thread_name);
+    }
+  } catch (...) {  // of memory or threads there are no more: not even some are of use
+    Stop();
+    throw;
   }
 }
 
-WorkerPool::~WorkerPool() {
+WorkerPool::~WorkerPool() { Stop(); }
+
+void WorkerPool::Stop() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;

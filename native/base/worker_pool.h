@@ -21,6 +21,7 @@ class WorkerPool {
   // processors and, as the kernel takes it from that, at the disk.
   enum class Kind { kAwaited, kBackground, kLeisure };
 
+  // Throws std::system_error when there can be no more threads, std::bad_alloc.
   WorkerPool(unsigned threads, const char* thread_name, Kind kind = Kind::kAwaited);
   ~WorkerPool();  // runs what was submitted, then joins
   WorkerPool(const WorkerPool&) = delete;
@@ -30,6 +31,7 @@ class WorkerPool {
 
  private:
   void Main(Kind kind);
+  void Stop();
 
   std::mutex mutex_;  // guards tasks_ and stopping_
   std::condition_variable changed_;

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "base/out_of_memory.h"
 #include "binding/env_data.h"
 #include "binding/js_error.h"
 #include "vm/machine.h"
@@ -36,7 +37,6 @@ WorkerPool& EngineHandle::PoolOf(Lane lane) {
 }
 
 void EngineHandle::SubmitLocked(std::move_only_function<void()> job, Lane lane) {
-  ++jobs_;
   // Shared, because the pool's tasks are copyable.
   auto shared_job = std::make_shared<std::move_only_function<void()>>(std::move(job));
   PoolOf(lane).Submit([self = shared_from_this(), shared_job]() {
@@ -44,6 +44,7 @@ void EngineHandle::SubmitLocked(std::move_only_function<void()> job, Lane lane) 
     *shared_job = nullptr;  // lets go of all it held before it counts as ended
     self->EndJob();
   });
+  ++jobs_;  // which cannot have ended: that takes the lock
 }
 
 Result<void> EngineHandle::BeginJob() {
@@ -78,13 +79,13 @@ Result<std::shared_ptr<VmRecord>> EngineHandle::Fork(std::shared_ptr<const Snaps
 Result<std::shared_ptr<VmRecord>> EngineHandle::TryFork(
     const std::shared_ptr<const Snapshot>& snapshot, const ForkOptions& options) {
   VMFORK_CHECK(BeginJob());
-  const Newborn newborn = Conceive();
-  auto vm = Vm::TryFork(engine_, snapshot, options, newborn.events);
-  Result<std::shared_ptr<VmRecord>> record = nullptr;
-  if (vm && *vm == nullptr)
+  auto record = CatchNoMemory("fork", [&]() -> Result<std::shared_ptr<VmRecord>> {
+    const Newborn newborn = Conceive();
+    auto vm = Vm::TryFork(engine_, snapshot, options, newborn.events);
+    if (!vm || *vm != nullptr) return Adopt(newborn, std::move(vm));
     newborn.events->Mute();
-  else
-    record = Adopt(newborn, std::move(vm));
+    return nullptr;
+  });
   EndJob();
   return record;
 }
@@ -103,18 +104,19 @@ Result<std::shared_ptr<VmRecord>> EngineHandle::Adopt(const Newborn& newborn,
     newborn.events->Mute();  // what it holds back holds it
     return std::unexpected(std::move(vm).error());
   }
-  auto record = std::make_shared<VmRecord>(newborn.id, std::move(*vm), newborn.events);
-  {
+  std::shared_ptr<VmRecord> record;
+  auto listed = CatchNoMemory("list vm", [&]() -> Result<std::shared_ptr<VmRecord>> {
+    record = std::make_shared<VmRecord>(newborn.id, *vm, newborn.events);
     std::lock_guard lock(mutex_);
-    if (!closing_) {
-      live_.emplace(newborn.id, record);
-      return record;
-    }
-  }
-  // ShutDown() has its list already.
+    // ShutDown() has its list already.
+    if (closing_) return std::unexpected(EngineClosed());
+    live_.emplace(newborn.id, record);
+    return record;
+  });
+  if (listed) return listed;
   newborn.events->Mute();
-  record->Destroy();
-  return std::unexpected(EngineClosed());
+  (*vm)->Destroy();
+  return listed;
 }
 
 Result<std::shared_ptr<Snapshot>> EngineHandle::Load(const std::string& directory,

@@ -10,6 +10,7 @@
 #include <exception>
 #include <initializer_list>
 #include <memory>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,6 +27,8 @@ napi_value Guard(napi_env env, Body body) noexcept {
   } catch (const Napi::Error& error) {
     // Fails only while the environment ends, and then nobody is left to hear of it.
     napi_throw(env, error.Value());
+  } catch (const std::bad_alloc&) {
+    napi_throw_error(env, "VMF_NO_MEMORY", "the heap has none left");
   } catch (const std::exception& error) {
     napi_throw_error(env, "VMF_INTERNAL", error.what());
   }

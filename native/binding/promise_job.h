@@ -4,10 +4,12 @@
 
 #include <napi.h>
 
+#include <functional>
 #include <memory>
 #include <type_traits>
 #include <utility>
 
+#include "base/out_of_memory.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "binding/engine_handle.h"
@@ -55,7 +57,8 @@ Napi::Value RunJob(const std::shared_ptr<EngineHandle>& engine, Napi::Object rec
   const auto [id, promise] = pump->AddPromise(env, receiver);
   const bool accepted = engine->Submit(
       [pump, id, work = std::move(work), to_js = std::move(to_js)]() mutable {
-        pump->Post(SettleTask<T>(id, work(), std::move(to_js)));
+        // Without the little memory that this takes itself nobody could be told: the process ends.
+        pump->Post(SettleTask<T>(id, CatchNoMemory("job", std::ref(work)), std::move(to_js)));
       },
       lane);
   if (!accepted) RejectClosed(env, *pump, id);

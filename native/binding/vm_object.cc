@@ -224,7 +224,7 @@ Napi::Value VmObject::TryReset(const Info& info) {
   const ForkOptions options = ToForkOptions(info[0]);
   const Napi::Function on_running = ToFunction(info[1], "onRunning");
   const auto vm = OrThrow(env, record_->Get());
-  std::optional<Napi::Error> thrown;  // kept out of the core, which has no exceptions
+  std::optional<Napi::Error> thrown;  // kept out of the core, which has yet to end what was before
   const auto call = [&on_running, &thrown] {
     try {
       on_running.Call({});

@@ -23,9 +23,9 @@ std::vector<PageRun> Bounded(std::span<const PageRun> runs, uint64_t room) {
 
 void EarlyPages::SetHostUse(std::span<const PageRun> used, std::span<const PageRun> written) {
   std::lock_guard lock(mutex_);
-  has_host_ = true;
   host_.copied = Bounded(written, kMaxCopiedBytes);
   host_.mapped = Bounded(Subtract(used, host_.copied), kMaxMappedBytes);
+  has_host_ = true;
 }
 
 bool EarlyPages::HasHostUse() const {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/out_of_memory.h"
 #include "memory/page_content.h"
 
 namespace vmfork {
@@ -23,7 +24,7 @@ struct Written {
   std::vector<PageRun> left_zero;
 };
 
-Written WriteSparse(int fd, const LayerPart& part) {
+Written WriteWithMemory(int fd, const LayerPart& part) {
   Written written;
   uint64_t end = part.file_offset;  // of what has been looked at
   const auto leave_zero = [&](uint64_t up_to) {
@@ -36,6 +37,14 @@ Written WriteSparse(int fd, const LayerPart& part) {
                                        return WriteFully(fd, pages, at);
                                      });
   leave_zero(part.file_offset + part.bytes.size());
+  return written;
+}
+
+// Also on threads that belong to others, and with somebody waiting: nothing gets past this.
+Written WriteSparse(int fd, const LayerPart& part) {
+  Written written;
+  if (!TryWithMemory([&] { written = WriteWithMemory(fd, part); }))
+    written = {.result = OutOfMemory("write layer"), .left_zero = {}};
   return written;
 }
 
@@ -69,7 +78,10 @@ class Shares {
       next_ = shares_.size();
       error_ = std::move(written.result).error();
     }
-    left_zero_.insert(left_zero_.end(), written.left_zero.begin(), written.left_zero.end());
+    // Of use only where the host can punch holes; what is left out stays a page of zeros.
+    TryWithMemory([&] {
+      left_zero_.insert(left_zero_.end(), written.left_zero.begin(), written.left_zero.end());
+    });
     if (--being_written_ == 0) changed_.notify_all();
   }
 

@@ -67,33 +67,36 @@ Result<std::shared_ptr<const UniqueFd>> OpenSized(const std::string& path, uint6
 }
 
 Result<PendingDirectory> PendingDirectory::Create(const std::string& final_path) {
-  std::string path = final_path + ".XXXXXX";
-  if (::mkdtemp(path.data()) == nullptr) return FailErrno("mkdtemp", path);
-  return PendingDirectory(std::move(path), final_path);
+  PendingDirectory pending(final_path + ".XXXXXX", final_path);
+  if (::mkdtemp(pending.path_.data()) != nullptr) return pending;
+  auto error = FailErrno("mkdtemp", pending.path_);
+  pending.path_.clear();
+  return error;
 }
 
 PendingDirectory::~PendingDirectory() {
   if (path_.empty()) return;
-  for (const std::string& name : names_) ::unlink((path_ + name).c_str());
+  for (const std::string& file : files_) ::unlink(file.c_str());
   ::rmdir(path_.c_str());
 }
 
 Result<void> PendingDirectory::AddFile(const std::string& name,
                                        const std::function<Result<void>(int fd)>& write) {
   const std::string file_path = path_ + name;
+  files_.push_back(file_path);
   UniqueFd fd(::open(file_path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!fd.IsValid()) return FailErrno("open", file_path);
-  names_.push_back(name);
   VMFORK_CHECK(write(fd.Get()));
   if (::fsync(fd.Get()) != 0) return FailErrno("fsync", file_path);
   return {};
 }
 
 Result<void> PendingDirectory::Publish() {
+  const std::string parent = ParentOf(final_path_);
   VMFORK_CHECK(SyncDirectory(path_));
   // rename(2) replaces an empty directory only: an existing snapshot is never overwritten.
   if (::rename(path_.c_str(), final_path_.c_str()) != 0) return FailErrno("rename", final_path_);
-  auto synced = SyncDirectory(ParentOf(final_path_));
+  auto synced = SyncDirectory(parent);
   // Whether the name would outlive a crash is not known then: who is told so finds nothing there,
   // and may try again.
   if (synced || ::rename(final_path_.c_str(), path_.c_str()) != 0) path_.clear();

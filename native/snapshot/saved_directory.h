@@ -41,7 +41,7 @@ class PendingDirectory {
   PendingDirectory(PendingDirectory&& other) noexcept
       : path_(std::exchange(other.path_, {})),
         final_path_(std::move(other.final_path_)),
-        names_(std::move(other.names_)) {}
+        files_(std::move(other.files_)) {}
   PendingDirectory(const PendingDirectory&) = delete;
 
   const std::string& Path() const { return path_; }
@@ -57,7 +57,7 @@ class PendingDirectory {
 
   std::string path_;
   std::string final_path_;
-  std::vector<std::string> names_;
+  std::vector<std::string> files_;  // their paths: removing them needs no memory
 };
 
 // Replaces or makes one file of a directory, atomically and on disk. After an error the file is the

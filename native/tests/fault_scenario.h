@@ -27,16 +27,17 @@ inline void ExpectTyped(const Error& error, const faults::Fault& fault) {
 }
 
 // Calls `attempt`, which gives a Result, with its first, second, … call failing, until all succeed;
-// returns how many failed. `prepare` makes the ground the same before each; `check` is to find all
-// as it was, and that the next attempt works. Then nothing more may be held than before. A call
-// whose failure an attempt may survive satisfies `tolerated`.
+// returns how many failed. `arm` has the nth fail. `prepare` makes the ground the same before each;
+// `check` is to find all as it was, and that the next attempt works. Then nothing more may be held
+// than before. A call whose failure an attempt may survive satisfies `tolerated`.
 template <typename Prepare, typename Attempt, typename Check, typename Tolerated>
-size_t FailAtEachCall(Prepare prepare, Attempt attempt, Check check, Tolerated tolerated) {
-  constexpr size_t kMostCalls = 1000;
+size_t FailAtEachCall(Prepare prepare, Attempt attempt, Check check, Tolerated tolerated,
+                      void (*arm)(size_t) = faults::Arm) {
+  constexpr size_t kMostCalls = 2000;
   for (size_t nth = 1; nth < kMostCalls; ++nth) {
     prepare();
     const Held before = HeldNow();
-    faults::Arm(nth);
+    arm(nth);
     auto result = attempt();
     const auto fault = faults::Disarm();
     if (!fault) {

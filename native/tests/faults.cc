@@ -15,9 +15,11 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdarg>
+#include <new>
 #include <thread>
 
 namespace vmfork::faults {
@@ -32,6 +34,8 @@ std::atomic<int> ioctl_error = 0;
 Fault last{};
 std::atomic<bool> given = false;
 std::thread::id armed_by;
+
+thread_local size_t allocations_left = 0;  // 0: not armed
 
 bool Give(const char* call, unsigned long request, int error_number) {
   last = {call, request, error_number, std::this_thread::get_id() != armed_by};
@@ -73,16 +77,37 @@ void ArmIoctl(unsigned long request, int error_number) {
   ioctl_wanted = request;
 }
 
+void ArmHeap(size_t nth) {
+  given = false;
+  armed_by = std::this_thread::get_id();
+  allocations_left = nth;
+}
+
 bool Given() { return given; }
 
 std::optional<Fault> Disarm() {
   calls_left = 0;
   ioctl_wanted = 0;
+  allocations_left = 0;
   if (!given) return std::nullopt;
   return last;
 }
 
+void* Allocate(size_t size) {
+  if (allocations_left > 0 && --allocations_left == 0) {
+    Give("operator new", 0, ENOMEM);
+    throw std::bad_alloc();
+  }
+  if (void* memory = ::malloc(std::max<size_t>(size, 1))) return memory;
+  throw std::bad_alloc();
+}
+
 }  // namespace vmfork::faults
+
+// The others of the library come here.
+void* operator new(size_t size) { return vmfork::faults::Allocate(size); }
+void operator delete(void* memory) noexcept { ::free(memory); }
+void operator delete(void* memory, size_t) noexcept { ::free(memory); }
 
 // ld(1), --wrap: what calls NAME gets __wrap_NAME, and __real_NAME is the function itself. Those
 // names are reserved in C++, hence the labels.

@@ -4,9 +4,9 @@
 // knows of it.
 //
 // KVM_RUN is left out: it is the guest's time, not a step of an operation. So are calls that cannot
-// fail but by a defect: KVM_IRQ_LINE, EPOLL_CTL_DEL, eventfd counters, munmap, close. Memory of the
-// heap is not covered: the core is built without exceptions, and an operator new that fails ends
-// the process.
+// fail but by a defect: KVM_IRQ_LINE, EPOLL_CTL_DEL, eventfd counters, munmap, close.
+//
+// The same for memory of the heap: the n-th operator new of the thread that armed it throws.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +26,8 @@ void Arm(size_t nth);
 // Nothing fails any more; the fault that was given, none when so many calls were not made.
 std::optional<Fault> Disarm();
 bool Given();
+// The `nth` allocation of this thread from now on fails, counted from 1.
+void ArmHeap(size_t nth);
 // From now on, until Disarm(): the next ioctl of that number fails with `error_number`.
 void ArmIoctl(unsigned long request, int error_number);
 

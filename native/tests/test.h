@@ -1,7 +1,6 @@
 // A test runner in one header: TEST(Name) { EXPECT_EQ(actual, wanted); }, then TEST_MAIN().
-// No test framework is packaged for every machine we build on, and the core is built without
-// exceptions, so a failed expectation is recorded and the test goes on. Prints `N passed, N
-// failed`.
+// No test framework is packaged for every machine we build on. A failed expectation is recorded and
+// the test goes on. Prints `N passed, N failed`.
 #ifndef VMFORK_TESTS_TEST_H_
 #define VMFORK_TESTS_TEST_H_
 

@@ -2,9 +2,13 @@
 #include "vm/engine.h"
 
 #include <algorithm>
+#include <exception>
+#include <new>
 #include <string>
+#include <system_error>
 #include <thread>
 
+#include "base/out_of_memory.h"
 #include "vm/start_queue.h"
 
 namespace vmfork {
@@ -19,7 +23,8 @@ constexpr unsigned kReapers = 2;
 constexpr unsigned kDiskThreads = 4;
 }  // namespace
 
-Result<std::shared_ptr<Engine>> Engine::Create(EngineOptions options) {
+// What threads and heaps throw is caught for all of it: nothing is half an engine.
+Result<std::shared_ptr<Engine>> Engine::Create(EngineOptions options) try {
   VMFORK_TRY(kvm, Kvm::Open());
   VMFORK_TRY(host, ProbeHost(kvm));
   constexpr int kStableApi = 12;  // Documentation/virt/kvm/api.rst: anything else is to be refused
@@ -60,6 +65,10 @@ Result<std::shared_ptr<Engine>> Engine::Create(EngineOptions options) {
   engine->scratch_directory_ = std::move(options.scratch_directory);
   engine->shells_ = std::make_unique<ShellPool>(*engine, options.shells);
   return engine;
+} catch (const std::system_error& error) {
+  return Fail(ErrorCode::kNoMemory, "start threads", "thread limit reached", error.code().value());
+} catch (const std::bad_alloc&) {
+  return OutOfMemory("start engine");
 }
 
 Engine::Engine(Kvm kvm, HostInfo host) : kvm_(std::move(kvm)), host_(std::move(host)) {}
@@ -67,12 +76,25 @@ Engine::Engine(Kvm kvm, HostInfo host) : kvm_(std::move(kvm)), host_(std::move(h
 Engine::~Engine() = default;
 
 WorkerPool& Engine::Scrubber() {
-  std::call_once(scrubber_once_, [this] {
-    scrubber_ = std::make_unique<WorkerPool>(1, "vmfork-scrub", WorkerPool::Kind::kLeisure);
-  });
-  return *scrubber_;
+  try {
+    std::call_once(scrubber_once_, [this] {
+      scrubber_ = std::make_unique<WorkerPool>(1, "vmfork-scrub", WorkerPool::Kind::kLeisure);
+    });
+    return *scrubber_;
+  } catch (const std::exception&) {
+    return *workers_;  // where there can be no thread more, somebody else has to do it
+  }
 }
 
 EventLoop& Engine::NextLoop() { return *loops_[next_loop_.fetch_add(1) % loops_.size()]; }
+
+Result<void> CopyWritableMedia(const Engine& engine, MachineConfig& config) {
+  for (BlockDisk& disk : config.media) {
+    if (disk.medium == nullptr || !disk.medium->IsWritable()) continue;
+    VMFORK_TRY(copy, disk.medium->Copy(engine.ScratchDirectory()));
+    disk.medium = std::move(copy);
+  }
+  return {};
+}
 
 }  // namespace vmfork

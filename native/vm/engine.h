@@ -18,6 +18,7 @@
 #include "kvm/kvm_fd.h"
 #include "memory/capture.h"
 #include "memory/single_page_faults.h"
+#include "snapshot/machine_state.h"
 #include "vcpu/vcpu_state.h"
 #include "vm/shell_pool.h"
 
@@ -106,5 +107,8 @@ class Engine {
   std::string scratch_directory_;
   std::unique_ptr<ShellPool> shells_;
 };
+
+// Gives `config` its own copies of the media that are written to. Errors: kDisk, kTooManyFiles.
+Result<void> CopyWritableMedia(const Engine& engine, MachineConfig& config);
 
 }  // namespace vmfork

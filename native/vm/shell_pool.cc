@@ -2,10 +2,10 @@
 #include "vm/shell_pool.h"
 
 #include <algorithm>
-#include <functional>
 #include <iterator>
 #include <tuple>
 
+#include "base/out_of_memory.h"
 #include "vm/engine.h"
 #include "vm/snapshot.h"
 
@@ -53,6 +53,7 @@ ShellPool::Rack& ShellPool::FindRack(const ShellShape& shape, std::list<Rack>& d
                      .rest = {},
                      .expected = nullptr,
                      .shells = {}});
+  racks_.front().shells.reserve(limits_.kept);  // none that is put away needs memory
   if (racks_.size() > kMaxShapes) {
     counts_.ready -= racks_.back().shells.size();
     dropped.splice(dropped.end(), racks_, std::prev(racks_.end()));
@@ -93,6 +94,11 @@ Result<std::unique_ptr<Shell>> ShellPool::Take(const ShellShape& shape, StageClo
 }
 
 void ShellPool::Give(std::unique_ptr<Shell> shell, bool was_started) {
+  // Machines give theirs back as they are destroyed: a shell that there is no memory for is closed.
+  TryWithMemory([&] { Recycle(std::move(shell), was_started); });
+}
+
+void ShellPool::Recycle(std::unique_ptr<Shell> shell, bool was_started) {
   // Not worth the work when there is no room; a shell that could not be recycled is closed as well.
   const auto content = ContentFor(*shell, was_started);
   if (!content || !shell->Recycle(*content)) return;
@@ -102,6 +108,11 @@ void ShellPool::Give(std::unique_ptr<Shell> shell, bool was_started) {
 }
 
 Result<void> ShellPool::Fill(const ShellShape& shape, size_t count, const Snapshot* snapshot) {
+  return CatchNoMemory("make shells", [&] { return FillWithMemory(shape, count, snapshot); });
+}
+
+Result<void> ShellPool::FillWithMemory(const ShellShape& shape, size_t count,
+                                       const Snapshot* snapshot) {
   for (;;) {
     std::shared_ptr<const ShellShape> shared_shape;
     {
@@ -138,29 +149,33 @@ void ShellPool::Expect(const Shell& shell, const Snapshot& snapshot) {
   std::lock_guard lock(mutex_);
   Rack* rack = RackOf(shell.Shape());
   if (rack == nullptr || rack->expected == &snapshot || limits_.kept == 0) return;
-  rack->rest = std::make_shared<const CoreState>(StateAtRest(snapshot.State(), *shell.Fresh()));
-  rack->expected = &snapshot;
+  auto rest = std::make_shared<const CoreState>(StateAtRest(snapshot.State(), *shell.Fresh()));
   snapshot.TellWhenGone(link_);
+  rack->rest = std::move(rest);
+  rack->expected = &snapshot;
 }
 
 void ShellPool::Forget(const Image& image) {
-  std::vector<std::unique_ptr<Shell>> idle;
-  {
-    std::lock_guard lock(mutex_);
-    for (Rack& rack : racks_) {
-      if (rack.expected != nullptr && rack.expected->GetImage().get() == &image)
-        rack.expected = nullptr;
-      const auto shows = [&image](const std::unique_ptr<Shell>& shell) {
-        return shell->View().GetImage().get() == &image;
-      };
-      const auto first = std::ranges::partition(rack.shells, std::not_fn(shows)).begin();
-      counts_.ready -= static_cast<size_t>(rack.shells.end() - first);
-      std::ranges::move(first, rack.shells.end(), std::back_inserter(idle));
-      rack.shells.erase(first, rack.shells.end());
-    }
-  }
-  for (auto& shell : idle)
+  while (auto shell = TakeShowing(image))
     if (shell->HideMemory()) std::ignore = Store(std::move(shell));
+}
+
+std::unique_ptr<Shell> ShellPool::TakeShowing(const Image& image) {
+  std::lock_guard lock(mutex_);
+  for (Rack& rack : racks_) {
+    if (rack.expected != nullptr && rack.expected->GetImage().get() == &image)
+      rack.expected = nullptr;
+    const auto shows = [&image](const std::unique_ptr<Shell>& shell) {
+      return shell->View().GetImage().get() == &image;
+    };
+    const auto found = std::ranges::find_if(rack.shells, shows);
+    if (found == rack.shells.end()) continue;
+    auto shell = std::move(*found);
+    rack.shells.erase(found);
+    --counts_.ready;
+    return shell;
+  }
+  return nullptr;
 }
 
 std::unique_ptr<Shell> ShellPool::Store(std::unique_ptr<Shell> shell) {
@@ -209,8 +224,8 @@ Result<std::unique_ptr<Shell>> ShellPool::BuildPrimed(std::shared_ptr<const Shel
 // One task at a time, one shell a turn: a fork that comes meanwhile is not kept waiting by a queue.
 void ShellPool::ScheduleRefill() {
   if (refilling_ || closing_) return;
-  refilling_ = true;
-  maker_->Submit([this] { Refill(); });
+  // Whoever takes the next one tries again.
+  refilling_ = TryWithMemory([this] { maker_->Submit([this] { Refill(); }); });
 }
 
 void ShellPool::Refill() {
@@ -225,7 +240,8 @@ void ShellPool::Refill() {
       }
       shape = rack.shape;
     }
-    auto shell = BuildPrimed(std::move(shape), nullptr);
+    auto shell =
+        CatchNoMemory("make shells", [&] { return BuildPrimed(std::move(shape), nullptr); });
     if (!shell || Store(std::move(*shell)) != nullptr) {
       // What is missing, forks will find out and say.
       std::lock_guard lock(mutex_);

@@ -81,6 +81,10 @@ class ShellPool {
   Rack* RackOf(const std::shared_ptr<const ShellShape>& shape);
   // What a shell that comes back is to hold; nothing when there is no room for it.
   std::optional<ShellContent> ContentFor(const Shell& shell, bool with_start);
+  void Recycle(std::unique_ptr<Shell> shell, bool was_started);
+  Result<void> FillWithMemory(const ShellShape& shape, size_t count, const Snapshot* snapshot);
+  // One of those that wait and show `image`; null: there is none.
+  std::unique_ptr<Shell> TakeShowing(const Image& image);
   struct Found {
     std::unique_ptr<Shell> shell;
     std::shared_ptr<const ShellShape> shape;

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "base/file.h"
+#include "base/out_of_memory.h"
 #include "snapshot/compatibility.h"
 #include "snapshot/working_set.h"
 
@@ -187,6 +188,11 @@ Result<SavedFiles> Snapshot::Write(PendingDirectory& pending, const LayerPlan& p
 }
 
 Result<SaveReport> Snapshot::Save(const std::string& directory, const SaveOptions& options) const {
+  return CatchNoMemory("save snapshot", [&] { return SaveWithMemory(directory, options); });
+}
+
+Result<SaveReport> Snapshot::SaveWithMemory(const std::string& directory,
+                                            const SaveOptions& options) const {
   if (::access(directory.c_str(), F_OK) == 0) return FailErrno(EEXIST, "save snapshot", directory);
   VMFORK_CHECK(CheckSound("save snapshot"));  // it would get digests that fit the damage
   VMFORK_TRY(real_directory, RealPath(directory));
@@ -195,17 +201,24 @@ Result<SaveReport> Snapshot::Save(const std::string& directory, const SaveOption
   VMFORK_TRY(pending, PendingDirectory::Create(real_directory));
   uint64_t memory_bytes = 0;
   VMFORK_TRY(written, Write(pending, plan, options, real_directory, memory_bytes));
-  VMFORK_CHECK(pending.Publish());
   auto files = std::make_shared<const SavedFiles>(std::move(written));
+  SaveReport report{DigestText(files->Own().id), files->memory.layers.size(), memory_bytes};
+  VMFORK_CHECK(pending.Publish());
   std::lock_guard lock(files_mutex_);
-  files_ = files;
+  files_ = std::move(files);
   damage_.reset();
   is_damaged_ = false;
-  return SaveReport{DigestText(files->Own().id), files->memory.layers.size(), memory_bytes};
+  return report;
 }
 
 Result<std::shared_ptr<Snapshot>> Snapshot::Load(Engine& engine, const std::string& directory,
                                                  const LoadOptions& options) {
+  return CatchNoMemory("load snapshot", [&] { return LoadWithMemory(engine, directory, options); });
+}
+
+Result<std::shared_ptr<Snapshot>> Snapshot::LoadWithMemory(Engine& engine,
+                                                           const std::string& directory,
+                                                           const LoadOptions& options) {
   VMFORK_TRY(real_directory, RealPath(directory));
   VMFORK_TRY(decoded_manifest, ReadManifest(real_directory, options.key));
   const Manifest& manifest = decoded_manifest.manifest;
@@ -227,7 +240,7 @@ Result<std::shared_ptr<Snapshot>> Snapshot::Load(Engine& engine, const std::stri
 
 Result<VerifiedPart> Snapshot::Verify(uint64_t position, VerifyMode mode) const {
   VMFORK_TRY(files, OnDisk("verify snapshot"));
-  auto part = VerifyPart(*files, position, mode);
+  auto part = CatchNoMemory("verify snapshot", [&] { return VerifyPart(*files, position, mode); });
   if (part || part.error().code != ErrorCode::kSnapshotInvalid) return part;
   std::lock_guard lock(files_mutex_);
   if (files_ == files) {  // not saved again meanwhile
@@ -239,11 +252,13 @@ Result<VerifiedPart> Snapshot::Verify(uint64_t position, VerifyMode mode) const 
 }
 
 Result<void> Snapshot::RecordWorkingSet(std::span<const PageRun> runs) const {
-  VMFORK_TRY(files, OnDisk("record working set"));
-  if (!AreRunsPlausible(runs, image_->Size()))
-    return Fail(ErrorCode::kState, "record working set", "the runs are not of this memory");
-  return PublishFile(files->Own().directory + kWorkingSetName,
-                     EncodeWorkingSet(runs, files->Own().id));
+  return CatchNoMemory("keep runs", [&]() -> Result<void> {
+    VMFORK_TRY(files, OnDisk("record working set"));
+    if (!AreRunsPlausible(runs, image_->Size()))
+      return Fail(ErrorCode::kState, "record working set", "the runs are not of this memory");
+    return PublishFile(files->Own().directory + kWorkingSetName,
+                       EncodeWorkingSet(runs, files->Own().id));
+  });
 }
 
 }  // namespace vmfork

@@ -87,6 +87,10 @@ class Snapshot {
   Result<void> RecordWorkingSet(std::span<const PageRun> runs) const;
 
  private:
+  Result<SaveReport> SaveWithMemory(const std::string& directory, const SaveOptions& options) const;
+  static Result<std::shared_ptr<Snapshot>> LoadWithMemory(Engine& engine,
+                                                          const std::string& directory,
+                                                          const LoadOptions& options);
   // The files of the last save, or those it was loaded from. Error: kState.
   Result<std::shared_ptr<const SavedFiles>> OnDisk(const char* operation) const;
   // Whether those are not known to be damaged. Error: kSnapshotInvalid.

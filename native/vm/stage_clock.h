@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <vector>
 
 #include "vm/options.h"
@@ -10,6 +11,8 @@ namespace vmfork {
 
 class StageClock {
  public:
+  // Laps need no memory: the last ones are of a guest that runs.
+  StageClock() { stages_.reserve(kMostStages); }
   // The time since the last Lap() (or construction) was `name`'s.
   void Lap(const char* name) {
     const auto now = std::chrono::steady_clock::now();
@@ -19,6 +22,7 @@ class StageClock {
   std::vector<Stage> Take() { return std::move(stages_); }
 
  private:
+  static constexpr size_t kMostStages = 24;
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
   std::vector<Stage> stages_;
 };

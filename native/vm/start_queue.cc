@@ -18,9 +18,9 @@ StartQueue::~StartQueue() { loop_.Remove(timer_.Get(), this); }
 
 void StartQueue::Enter(Place& place, Start start) {
   std::lock_guard lock(mutex_);
+  place.position_ = waiting_.insert(waiting_.end(), &place);
   place.start_ = std::move(start);
   place.state_ = Place::State::kWaiting;
-  place.position_ = waiting_.insert(waiting_.end(), &place);
   StartNext(false);
 }
 

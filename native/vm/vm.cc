@@ -3,11 +3,10 @@
 
 #include <sys/socket.h>
 
-#include <chrono>
 #include <string>
 
+#include "base/out_of_memory.h"
 #include "boot/cpuid.h"
-#include "memory/capture.h"
 #include "memory/layout.h"
 #include "memory/page_scan.h"
 #include "vm/end_reporter.h"
@@ -33,16 +32,6 @@ Result<std::shared_ptr<const BlockMedium>> OpenMedium(Engine& engine, const Disk
                     " bytes, not a multiple of 512");
   }
   return engine.Images().Share(std::move(medium));
-}
-
-// Gives `config` its own copies of the media that are written to.
-Result<void> CopyWritableMedia(const Engine& engine, MachineConfig& config) {
-  for (BlockDisk& disk : config.media) {
-    if (disk.medium == nullptr || !disk.medium->IsWritable()) continue;
-    VMFORK_TRY(copy, disk.medium->Copy(engine.ScratchDirectory()));
-    disk.medium = std::move(copy);
-  }
-  return {};
 }
 
 // Into a fresh socket, whose buffer is far larger than what a caller may give.
@@ -72,17 +61,6 @@ void LearnHostUse(Machine& machine, const Snapshot& snapshot) {
   const auto used = FindPresentPages(memory);
   const auto written = FindOwnedPages(memory);
   if (used && written) snapshot.Early().SetHostUse(*used, *written);
-}
-
-// Of a machine that stands still.
-Result<std::shared_ptr<Snapshot>> TakeSnapshot(Engine& engine, Machine& machine, Capture& capture) {
-  VMFORK_TRY(state, machine.ReadState());
-  VMFORK_CHECK(CopyWritableMedia(engine, state.config));
-  VMFORK_TRY(image, capture.Take(&engine.DiskThreads()));
-  // The source goes on over the new image: what it shared with nobody it now shares with its
-  // clones.
-  VMFORK_CHECK(machine.View().GoOnOver(image));
-  return std::make_shared<Snapshot>(std::move(image), std::move(state), std::string());
 }
 
 }  // namespace
@@ -124,6 +102,12 @@ std::unique_ptr<Machine> Vm::Adopt(Made made) {
 
 Result<std::shared_ptr<Vm>> Vm::Boot(std::shared_ptr<Engine> engine, const BootOptions& options,
                                      std::shared_ptr<VmObserver> observer) {
+  return CatchNoMemory("boot", [&] { return BootWithMemory(engine, options, observer); });
+}
+
+Result<std::shared_ptr<Vm>> Vm::BootWithMemory(std::shared_ptr<Engine> engine,
+                                               const BootOptions& options,
+                                               std::shared_ptr<VmObserver> observer) {
   StageClock clock;
   VMFORK_CHECK(CheckMemorySize(options.memory_bytes));
   VMFORK_TRY(disks, OpenDisks(*engine, options.disk_paths));
@@ -196,19 +180,22 @@ Result<std::shared_ptr<Vm>> Vm::Fork(std::shared_ptr<Engine> engine,
                                      const std::shared_ptr<const Snapshot>& snapshot,
                                      const ForkOptions& options,
                                      std::shared_ptr<VmObserver> observer) {
-  StageClock clock;
-  return ForkInto(nullptr, std::move(engine), snapshot, options, std::move(observer), clock);
+  return CatchNoMemory("fork", [&] {
+    StageClock clock;
+    return ForkInto(nullptr, engine, snapshot, options, observer, clock);
+  });
 }
 
 Result<std::shared_ptr<Vm>> Vm::TryFork(std::shared_ptr<Engine> engine,
                                         const std::shared_ptr<const Snapshot>& snapshot,
                                         const ForkOptions& options,
                                         std::shared_ptr<VmObserver> observer) {
-  StageClock clock;
-  auto shell = TryTakeShell(*engine, *snapshot, clock);
-  if (shell == nullptr) return nullptr;
-  return ForkInto(std::move(shell), std::move(engine), snapshot, options, std::move(observer),
-                  clock);
+  return CatchNoMemory("fork", [&]() -> Result<std::shared_ptr<Vm>> {
+    StageClock clock;
+    auto shell = TryTakeShell(*engine, *snapshot, clock);
+    if (shell == nullptr) return nullptr;
+    return ForkInto(std::move(shell), engine, snapshot, options, observer, clock);
+  });
 }
 
 Result<std::shared_ptr<Vm>> Vm::ForkInto(std::unique_ptr<Shell> shell,
@@ -227,8 +214,10 @@ Result<void> Vm::Reset(const ForkOptions& options) {
   std::lock_guard order(order_mutex_);
   VMFORK_CHECK(CheckResettable());
   if (retired_ != nullptr) retired_->TakeDown();
-  StageClock clock;
-  VMFORK_TRY(before, ResetInto(nullptr, options, clock));
+  VMFORK_TRY(before, CatchNoMemory("reset", [&] {
+               StageClock clock;
+               return ResetInto(nullptr, options, clock);
+             }));
   Retire(std::move(before));
   return {};
 }
@@ -238,10 +227,13 @@ Result<bool> Vm::TryReset(const ForkOptions& options, const std::function<void()
   if (!order) return false;
   VMFORK_CHECK(CheckResettable());
   if (retired_ != nullptr && !retired_->IsGone()) return false;
-  StageClock clock;
-  auto shell = TryTakeShell(*engine_, *origin_, clock);
-  if (shell == nullptr) return false;
-  VMFORK_TRY(before, ResetInto(std::move(shell), options, clock));
+  VMFORK_TRY(before, CatchNoMemory("reset", [&]() -> Result<std::unique_ptr<Machine>> {
+               StageClock clock;
+               auto shell = TryTakeShell(*engine_, *origin_, clock);
+               if (shell == nullptr) return nullptr;
+               return ResetInto(std::move(shell), options, clock);
+             }));
+  if (before == nullptr) return false;
   on_running();
   Retire(std::move(before));
   return true;
@@ -262,8 +254,14 @@ Result<std::unique_ptr<Machine>> Vm::ResetInto(std::unique_ptr<Shell> shell,
 
 void Vm::Retire(std::unique_ptr<Machine> machine) {
   machine->RequestStop();
-  retired_ = std::make_shared<RetiredMachine>(std::move(machine));
-  engine_->Reapers().Submit([retired = retired_] { retired->TakeDown(); });
+  const bool is_left_to_reapers = TryWithMemory([&] {
+    retired_ = std::make_shared<RetiredMachine>(std::move(machine));
+    engine_->Reapers().Submit([retired = retired_] { retired->TakeDown(); });
+  });
+  // The reset has happened: what is in the way of its end is done here.
+  if (is_left_to_reapers) return;
+  machine.reset();
+  if (retired_ != nullptr) retired_->TakeDown();
 }
 
 std::vector<Stage> Vm::Stages() const {
@@ -283,49 +281,15 @@ Result<UniqueFd> Vm::TakeControl() {
   return std::move(control_);
 }
 
-Result<void> Vm::Pause() {
-  std::lock_guard order(order_mutex_);
-  std::shared_lock lock(machine_mutex_);
-  VMFORK_CHECK(CheckAlive());
-  if (!paused_) machine_->Park();
-  paused_ = true;
-  return {};
-}
-
-Result<void> Vm::Resume() {
-  std::lock_guard order(order_mutex_);
-  std::shared_lock lock(machine_mutex_);
-  VMFORK_CHECK(CheckAlive());
-  if (paused_) machine_->Unpark();
-  paused_ = false;
-  return {};
-}
-
-Result<std::shared_ptr<Snapshot>> Vm::Freeze() {
-  std::lock_guard order(order_mutex_);
-  std::shared_lock lock(machine_mutex_);
-  VMFORK_CHECK(CheckAlive());
-  // A template is nobody's clone, nor is what was frozen of it.
-  VMFORK_TRY(capture, Capture::Prepare(machine_->View(),
-                                       origin_ == nullptr ? nullptr : engine_->CloneLayers()));
-  const auto start = std::chrono::steady_clock::now();
-  if (!paused_) machine_->Park();
-  auto snapshot = TakeSnapshot(*engine_, *machine_, capture);
-  if (!paused_) machine_->Unpark();
-  const std::chrono::nanoseconds pause = std::chrono::steady_clock::now() - start;
-  VMFORK_TRY(taken, std::move(snapshot));
-  VMFORK_CHECK(capture.Finish());
-  taken->SetPause(pause);
-  return taken;
-}
-
 Result<void> Vm::AttachDisk(size_t slot, const DiskOptions& options) {
-  // Opened first: a slow filesystem must not hold up a pause.
-  VMFORK_TRY(medium, OpenMedium(*engine_, options));
-  std::lock_guard order(order_mutex_);
-  std::shared_lock lock(machine_mutex_);
-  VMFORK_CHECK(CheckAlive());
-  return machine_->InsertDisk(slot, {.medium = std::move(medium), .serial = options.serial});
+  return CatchNoMemory("attach disk", [&]() -> Result<void> {
+    // Opened first: a slow filesystem must not hold up a pause.
+    VMFORK_TRY(medium, OpenMedium(*engine_, options));
+    std::lock_guard order(order_mutex_);
+    std::shared_lock lock(machine_mutex_);
+    VMFORK_CHECK(CheckAlive());
+    return machine_->InsertDisk(slot, {.medium = std::move(medium), .serial = options.serial});
+  });
 }
 
 Result<void> Vm::DetachDisk(size_t slot) {
@@ -381,7 +345,7 @@ void Vm::Destroy() {
   {
     std::unique_lock lock(machine_mutex_);
     if (reporter_ != nullptr) reporter_->Silence();
-    if (machine_ != nullptr) last_console_ = machine_->Console().Tail();
+    if (machine_ != nullptr) TryWithMemory([&] { last_console_ = machine_->Console().Tail(); });
     machine = std::move(machine_);
     control_.Reset();
   }

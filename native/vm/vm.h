@@ -143,6 +143,10 @@ class Vm {
                          const ForkOptions& options, StageClock& clock) const;
   std::unique_ptr<Machine> Adopt(Made made);  // the one before it
   Result<void> CheckResettable() const;
+  static Result<std::shared_ptr<Vm>> BootWithMemory(std::shared_ptr<Engine> engine,
+                                                    const BootOptions& options,
+                                                    std::shared_ptr<VmObserver> observer);
+  Result<std::shared_ptr<Snapshot>> FreezeWithMemory();
   // Returns the machine before it, for Retire().
   Result<std::unique_ptr<Machine>> ResetInto(std::unique_ptr<Shell> shell,
                                              const ForkOptions& options, StageClock& clock);

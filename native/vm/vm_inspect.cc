@@ -2,6 +2,7 @@
 #include <chrono>
 #include <thread>
 
+#include "base/out_of_memory.h"
 #include "memory/image_content.h"
 #include "memory/page_scan.h"
 #include "vm/machine.h"
@@ -58,9 +59,11 @@ void Vm::LearnStart() {
       machine_->View().GetImage() != origin_->GetImage())
     return;
   const std::span<const std::byte> memory(machine_->View().Data(), machine_->View().Size());
-  const auto touched = FindPresentPages(memory);
-  const auto owned = FindOwnedPages(memory);
-  if (touched && owned) origin_->Early().AddStart(*touched, *owned);
+  TryWithMemory([&] {
+    const auto touched = FindPresentPages(memory);
+    const auto owned = FindOwnedPages(memory);
+    if (touched && owned) origin_->Early().AddStart(*touched, *owned);
+  });
 }
 
 Result<std::vector<PageRun>> Vm::TouchedPages() const {

@@ -61,7 +61,7 @@ void VirtioTransport::Retire() {
     device_.Reset();
   }
   device_.Shutdown();
-  loop_.Run([alive = alive_] { *alive = false; });
+  loop_.Run([this] { *alive_ = false; });
 }
 
 uint64_t VirtioTransport::Offered() const { return device_.OfferedFeatures() | kTransportFeatures; }
