@@ -26,8 +26,8 @@ struct MachineConfig {
   uint32_t vcpus = 1;
   uint32_t cid = 0;
   std::vector<BlockDisk> disks;  // fixed, read-only images
-  // What is in the drives. In a snapshot, a medium that is written to is a copy of its own, which
-  // each clone copies again.
+  // What is in the drives. In a snapshot, a medium that is written to is one that nobody writes to
+  // any more; each clone has its own above it.
   std::array<BlockDisk, kMediaSlots> media;
 };
 

@@ -88,13 +88,4 @@ WorkerPool& Engine::Scrubber() {
 
 EventLoop& Engine::NextLoop() { return *loops_[next_loop_.fetch_add(1) % loops_.size()]; }
 
-Result<void> CopyWritableMedia(const Engine& engine, MachineConfig& config) {
-  for (BlockDisk& disk : config.media) {
-    if (disk.medium == nullptr || !disk.medium->IsWritable()) continue;
-    VMFORK_TRY(copy, disk.medium->Copy(engine.ScratchDirectory()));
-    disk.medium = std::move(copy);
-  }
-  return {};
-}
-
 }  // namespace vmfork

@@ -108,7 +108,4 @@ class Engine {
   std::unique_ptr<ShellPool> shells_;
 };
 
-// Gives `config` its own copies of the media that are written to. Errors: kDisk, kTooManyFiles.
-Result<void> CopyWritableMedia(const Engine& engine, MachineConfig& config);
-
 }  // namespace vmfork

@@ -7,6 +7,7 @@
 #include <cinttypes>
 #include <cstdio>
 #include <span>
+#include <utility>
 
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/rng.h"
@@ -70,11 +71,14 @@ Result<void> Machine::AddDevices(Engine& engine) {
   first_drive_ = slots_.size();
   for (size_t i = 0; i < kMediaSlots; ++i) {
     const auto access = i == 0 ? BlockDevice::Access::kReadOnly : BlockDevice::Access::kReadWrite;
-    auto drive = std::make_unique<BlockDevice>(engine.DiskThreads(), access, config_.media[i]);
+    const bool is_filled = config_.media[i].medium != nullptr;
+    // Its own from now on: what is taken out of the drive, nobody shall hold on to.
+    auto drive = std::make_unique<BlockDevice>(engine.DiskThreads(), access,
+                                               std::exchange(config_.media[i], {}));
     drives_[i] = drive.get();
     AddVirtio("drive" + std::to_string(i), std::move(drive));
     // Most drives stay empty in most machines: an empty one costs no registration with KVM.
-    if (config_.media[i].medium != nullptr) VMFORK_CHECK(shell_->ConnectDoorbell(first_drive_ + i));
+    if (is_filled) VMFORK_CHECK(shell_->ConnectDoorbell(first_drive_ + i));
   }
   for (const auto& vcpu : shell_->Vcpus()) {
     vcpu->SetOwner(

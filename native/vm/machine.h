@@ -69,6 +69,11 @@ class Machine : private EventHandler {
   // Errors: kDisk, kSystem.
   Result<void> InsertDisk(size_t index, BlockDisk disk);
   Result<void> EjectDisk(size_t index) { return drives_[index]->Eject(); }
+  BlockDisk Disk(size_t index) const { return drives_[index]->Disk(); }
+  // See BlockDevice::Exchange().
+  void ExchangeMedium(size_t index, std::shared_ptr<const BlockMedium> medium) {
+    drives_[index]->Exchange(std::move(medium));
+  }
 
   std::string MmioCmdline() const;  // how the guest's kernel is told of the devices
   const Shell& GetShell() const { return *shell_; }

@@ -12,6 +12,7 @@
 #include "vm/end_reporter.h"
 #include "vm/guest_loader.h"
 #include "vm/machine.h"
+#include "vm/media.h"
 #include "vm/retired_machine.h"
 
 namespace vmfork {
@@ -44,8 +45,8 @@ Result<void> SendFully(int fd, std::span<const std::byte> bytes) {
   return {};
 }
 
-// A shell that is ready for a clone of `snapshot`. Null: none is, a disk has to be copied, or none
-// should be used up for a snapshot that is going to be refused.
+// A shell that is ready for a clone of `snapshot`. Null: none is, a disk's file has to be made, or
+// none should be used up for a snapshot that is going to be refused.
 std::unique_ptr<Shell> TryTakeShell(Engine& engine, const Snapshot& snapshot, StageClock& clock) {
   if (!snapshot.CheckSound("fork")) return nullptr;
   const MachineState& state = snapshot.State();
@@ -139,7 +140,7 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   VMFORK_CHECK(snapshot.CheckSound("fork"));
   const MachineState& state = snapshot.State();
   MachineConfig config = state.config;
-  VMFORK_CHECK(CopyWritableMedia(*engine_, config));
+  VMFORK_CHECK(ForkMedia(*engine_, config));
   clock.Lap("media");
   if (shell == nullptr) {
     VMFORK_TRY(taken, engine_->Shells().Take(Machine::Shape(config, state.cpuid), clock));

@@ -40,8 +40,8 @@ class Vm {
                                           const std::shared_ptr<const Snapshot>& snapshot,
                                           const ForkOptions& options,
                                           std::shared_ptr<VmObserver> observer);
-  // The same when it takes no longer than a fork does: null when no shell is ready, or a disk has
-  // to be copied. Does not block.
+  // The same when it takes no longer than a fork does: null when no shell is ready, or a disk's
+  // file has to be made. Does not block.
   static Result<std::shared_ptr<Vm>> TryFork(std::shared_ptr<Engine> engine,
                                              const std::shared_ptr<const Snapshot>& snapshot,
                                              const ForkOptions& options,
@@ -55,18 +55,18 @@ class Vm {
   Result<void> Pause();   // *blocks* until every vCPU is parked and devices are still. Idempotent.
   Result<void> Resume();  // Idempotent.
   // Freezes the VM. One that runs stands still only while its state and the pages it has written
-  // are captured; a paused one stays paused. From then on it runs on over the new image itself.
-  // *blocks*
+  // are captured, and not for its disks; a paused one stays paused. From then on it runs on over
+  // the new image itself. *blocks*
   Result<std::shared_ptr<Snapshot>> Freeze();
   // Back to the moment of its fork, as a machine of its own: see Fork(). Connections end, listeners
   // and disks attached since are gone; TakeControl() gives the new channel. The machine before it
   // is taken down in the background, at most one at a time. *blocks* Errors: kState (booted, or
   // paused), those of Fork().
   Result<void> Reset(const ForkOptions& options);
-  // The same when it takes no longer than a fork does: false when no shell is ready, a disk has to
-  // be copied, or something else is being done with the VM. Does not block. `on_running` is called
-  // as soon as the new machine runs, which is before the one before it is told to stop; it must not
-  // use the VM.
+  // The same when it takes no longer than a fork does: false when no shell is ready, a disk's
+  // file has to be made, or something else is being done with the VM. Does not block. `on_running`
+  // is called as soon as the new machine runs, which is before the one before it is told to stop;
+  // it must not use the VM.
   Result<bool> TryReset(const ForkOptions& options, const std::function<void()>& on_running);
 
   // The guest is up. Whether LearnStart() would tell anything new.

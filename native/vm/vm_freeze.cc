@@ -4,6 +4,7 @@
 #include "base/out_of_memory.h"
 #include "memory/capture.h"
 #include "vm/machine.h"
+#include "vm/media.h"
 #include "vm/vm.h"
 
 namespace vmfork {
@@ -11,13 +12,15 @@ namespace vmfork {
 namespace {
 
 // Of a machine that stands still.
-Result<std::shared_ptr<Snapshot>> TakeSnapshot(Engine& engine, Machine& machine, Capture& capture) {
+Result<std::shared_ptr<Snapshot>> TakeSnapshot(Engine& engine, Machine& machine, Capture& capture,
+                                               MediaCapture& media) {
   VMFORK_TRY(state, machine.ReadState());
-  VMFORK_CHECK(CopyWritableMedia(engine, state.config));
+  VMFORK_CHECK(media.Take(state.config));
   VMFORK_TRY(image, capture.Take(&engine.DiskThreads()));
   // The source goes on over the new image: what it shared with nobody it now shares with its
   // clones.
   VMFORK_CHECK(machine.View().GoOnOver(image));
+  media.GoOn(machine);
   return std::make_shared<Snapshot>(std::move(image), std::move(state), std::string());
 }
 
@@ -52,11 +55,12 @@ Result<std::shared_ptr<Snapshot>> Vm::FreezeWithMemory() {
   // A template is nobody's clone, nor is what was frozen of it.
   VMFORK_TRY(capture, Capture::Prepare(machine_->View(),
                                        origin_ == nullptr ? nullptr : engine_->CloneLayers()));
+  VMFORK_TRY(media, MediaCapture::Prepare(*engine_, *machine_));
   const auto start = std::chrono::steady_clock::now();
   if (!paused_) machine_->Park();
   // Caught here as well: whatever happens, the guest has to run again.
   auto snapshot =
-      CatchNoMemory("freeze", [&] { return TakeSnapshot(*engine_, *machine_, capture); });
+      CatchNoMemory("freeze", [&] { return TakeSnapshot(*engine_, *machine_, capture, media); });
   if (!paused_) machine_->Unpark();
   const std::chrono::nanoseconds pause = std::chrono::steady_clock::now() - start;
   VMFORK_TRY(taken, std::move(snapshot));

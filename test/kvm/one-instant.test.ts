@@ -1,8 +1,10 @@
 // Memory and disk of a branch belong to one point in time, whatever is under way.
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Clone, Snapshot } from 'vmfork';
+import type { DiskSource } from '#src/kvm/disk-source.js';
 import { destroyAll, eventually, templateSnapshot } from '../helpers/kvm.js';
 import { buildTestPrograms } from './programs/build.mjs';
 
@@ -10,6 +12,7 @@ const PROGRAM = '/tmp/sequence';
 const MEMORY = '/tmp/sequence.memory';
 const DISK = '/dev/vdc';
 const ROUNDS = 3;
+const DEPTH = 3;
 let snapshot: Snapshot;
 
 beforeAll(async () => {
@@ -27,27 +30,76 @@ async function numbers(clone: Clone): Promise<{ memory: number; disk: number; mi
   return { memory, disk, missing: missing ?? Number.NaN };
 }
 
-test('a writer of numbers has come equally far in memory and on disk, in every branch', async () => {
-  await using source = await snapshot.fork();
+/** A clone whose writer has begun on a disk of 1 MiB. */
+async function startWriter(disk: DiskSource): Promise<Clone> {
+  const source = await snapshot.fork();
   const program = readFileSync(join(buildTestPrograms(), 'sequence'));
   await source.writeFile(PROGRAM, program, { mode: 0o755 });
-  await source.attachDisk(1, { scratchBytes: 1 << 20 });
+  await source.attachDisk(1, disk);
   const grown = async () => (await source.readFile('/sys/block/vdc/size')).toString() === '2048\n';
   expect(await eventually(grown, 30_000)).toBe(true);
   source.spawn([PROGRAM, MEMORY, DISK]);
-  for (let round = 0; round < ROUNDS; round++) {
-    await using branch = await source.snapshot();
-    const clones = await branch.fork({ count: 2 });
-    try {
-      for (const clone of clones) {
-        const { memory, disk, missing } = await numbers(clone);
-        expect(memory).toBeGreaterThan(0);
-        // Memory is written first; a disk of another moment would lack numbers, or have later ones.
-        expect([0, 1]).toContain(memory - disk);
-        expect(missing).toBe(0);
+  return source;
+}
+
+/** In all of them the writer has come equally far in memory and on disk. Returns how far. */
+async function expectOneInstant(clones: readonly Clone[]): Promise<number> {
+  let least = Number.POSITIVE_INFINITY;
+  for (const clone of clones) {
+    const { memory, disk, missing } = await numbers(clone);
+    expect(memory).toBeGreaterThan(0);
+    // Memory is written first; a disk of another moment would lack numbers, or have later ones.
+    expect([0, 1]).toContain(memory - disk);
+    expect(missing).toBe(0);
+    least = Math.min(least, memory);
+  }
+  return least;
+}
+
+const file = join(mkdtempSync(join(tmpdir(), 'vmfork-instant-')), 'disk');
+writeFileSync(file, Buffer.alloc(1 << 20));
+afterAll(() => rmSync(dirname(file), { recursive: true }));
+
+test.each([
+  ['a scratch disk', { scratchBytes: 1 << 20 }],
+  ["the caller's file", { path: file, readOnly: false }],
+])(
+  'a writer of numbers has come equally far in memory and on %s, in every branch',
+  async (_, disk) => {
+    await using source = await startWriter(disk);
+    for (let round = 0; round < ROUNDS; round++) {
+      await using branch = await source.snapshot();
+      const clones = await branch.fork({ count: 2 });
+      try {
+        await expectOneInstant(clones);
+      } finally {
+        await destroyAll(clones);
       }
-    } finally {
-      await destroyAll(clones);
     }
+  },
+);
+
+test('so it has in branches of branches, which leave those they stand on as they were', async () => {
+  await using source = await startWriter({ scratchBytes: 1 << 20 });
+  const snapshots: Snapshot[] = [];
+  const clones: Clone[] = [source];
+  try {
+    for (let depth = 0; depth < DEPTH; depth++) {
+      const frozen = await (clones.at(-1) as Clone).snapshot();
+      snapshots.push(frozen);
+      clones.push(await frozen.fork());
+    }
+    let before = 0;
+    for (const frozen of snapshots) {
+      // All of the generations have written since.
+      await using later = await frozen.fork();
+      const reached = await expectOneInstant([later]);
+      expect(reached).toBeGreaterThan(before);
+      before = reached;
+    }
+    await expectOneInstant(clones);
+  } finally {
+    await destroyAll(clones.slice(1));
+    for (const frozen of snapshots) await frozen.destroy();
   }
 });

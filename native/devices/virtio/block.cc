@@ -40,6 +40,11 @@ BlockDisk BlockDevice::Disk() const {
   return disk_;
 }
 
+void BlockDevice::Exchange(std::shared_ptr<const BlockMedium> medium) {
+  DeviceLock lock(*context_);
+  disk_.medium = std::move(medium);
+}
+
 uint32_t BlockDevice::DeviceId() const { return VIRTIO_ID_BLOCK; }
 
 uint64_t BlockDevice::OfferedFeatures() const {

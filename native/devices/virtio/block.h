@@ -27,6 +27,9 @@ class BlockDevice : public VirtioDevice {
   // Requests under way are finished first; waits for them. Error: kDisk, when there is none.
   Result<void> Eject();
   BlockDisk Disk() const;
+  // Goes on with another medium of the same content, of which the guest does not hear. Only while
+  // it is paused and has one.
+  void Exchange(std::shared_ptr<const BlockMedium> medium);
 
   void Attach(DeviceContext* context) override { context_ = context; }
   uint32_t DeviceId() const override;

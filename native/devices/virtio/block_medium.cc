@@ -1,53 +1,22 @@
-// Opening, making and copying the files behind block devices.
+// Opening and making media, and finding their bytes.
 #include "devices/virtio/block_medium.h"
 
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
-#include <cstdlib>
-#include <filesystem>
-#include <system_error>
-#include <vector>
 
 #include "base/file.h"
+#include "devices/virtio/block_copy.h"
 
 namespace vmfork {
 
 namespace {
-
-constexpr size_t kCopyBytes = 1 << 20;
-
-std::unexpected<Error> FailDisk(std::string operation, std::string detail) {
-  if (errno == EMFILE || errno == ENFILE) return FailErrno(std::move(operation), std::move(detail));
-  return Fail(ErrorCode::kDisk, std::move(operation), std::move(detail), errno);
-}
-
-// A file that only its descriptor leads to.
-Result<UniqueFd> OpenNameless(const std::string& directory) {
-  UniqueFd fd;
-  if (directory.empty()) {
-    fd = UniqueFd(::memfd_create("vmfork-scratch", MFD_CLOEXEC));
-    if (!fd.IsValid()) return FailDisk("memfd_create", "scratch disk");
-    return fd;
-  }
-  std::error_code ignored;  // open() says what is wrong with it
-  std::filesystem::create_directories(directory, ignored);
-  fd = UniqueFd(::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-  // open(2), O_TMPFILE: EOPNOTSUPP where the filesystem lacks it, EISDIR where the kernel does.
-  if (!fd.IsValid() && (errno == EOPNOTSUPP || errno == EISDIR)) {
-    std::string path = directory + "/scratch.XXXXXX";
-    fd = UniqueFd(::mkostemp(path.data(), O_CLOEXEC));
-    if (fd.IsValid()) ::unlink(path.c_str());
-  }
-  if (!fd.IsValid()) return FailDisk("open scratch disk", directory);
-  return fd;
-}
 
 Result<BlockMedium::Identity> Identify(int fd, const std::string& path, ErrorCode refusal) {
   struct stat status{};
@@ -64,30 +33,6 @@ Result<BlockMedium::Identity> Identify(int fd, const std::string& path, ErrorCod
     return Fail(refusal, "open", path + " is neither a regular file nor a block device");
   }
   return identity;
-}
-
-// Copies `size` bytes; the kernel does it where both filesystems can (copy_file_range(2)).
-Result<void> CopyRange(int from, int to, off_t offset, size_t size) {
-  off_t from_offset = offset, to_offset = offset;
-  while (size > 0) {
-    const ssize_t copied = ::copy_file_range(from, &from_offset, to, &to_offset, size, 0);
-    if (copied <= 0) break;
-    size -= static_cast<size_t>(copied);
-  }
-  std::vector<std::byte> buffer(size == 0 ? 0 : std::min(size, kCopyBytes));
-  while (size > 0) {
-    const size_t wanted = std::min(size, buffer.size());
-    const ssize_t got = ::pread(from, buffer.data(), wanted, from_offset);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return FailDisk("read disk", "copy");
-    if (got == 0) return {};  // it has shrunk; the rest reads as zeros
-    const auto bytes = std::span(buffer).first(static_cast<size_t>(got));
-    if (!WriteFully(to, bytes, static_cast<uint64_t>(from_offset)))
-      return FailDisk("write disk", "copy");
-    from_offset += got;
-    size -= bytes.size();
-  }
-  return {};
 }
 
 }  // namespace
@@ -110,41 +55,87 @@ Result<std::shared_ptr<const BlockMedium>> BlockMedium::Open(const std::string& 
     return Fail(refusal, "open", path, errno);
   }
   VMFORK_TRY(identity, Identify(fd.Get(), path, refusal));
-  return std::make_shared<const BlockMedium>(std::move(fd), kind, identity, path);
+  auto medium = std::make_shared<BlockMedium>(std::move(fd), kind, identity, path);
+  if (kind == Kind::kFile) {
+    VMFORK_TRY(changed, BlockMap::Make(identity.size_bytes));
+    medium->changed_ = std::make_unique<BlockMap>(std::move(changed));
+  }
+  return medium;
 }
 
 Result<std::shared_ptr<const BlockMedium>> BlockMedium::MakeScratch(uint64_t size_bytes,
                                                                     const std::string& directory) {
-  VMFORK_TRY(fd, OpenNameless(directory));
-  if (::ftruncate(fd.Get(), static_cast<off_t>(size_bytes)) != 0)
-    return FailDisk("ftruncate", "scratch disk of " + std::to_string(size_bytes) + " bytes");
+  VMFORK_TRY(fd, MakeNamelessFile(size_bytes, directory));
   return std::make_shared<const BlockMedium>(std::move(fd), Kind::kScratch,
                                              Identity{.size_bytes = size_bytes}, std::string());
 }
 
-Result<std::shared_ptr<const BlockMedium>> BlockMedium::Copy(const std::string& directory) const {
-  VMFORK_TRY(copy, MakeScratch(SizeBytes(), directory));
-  VMFORK_CHECK(CopyTo(copy->Fd()));
-  return copy;
+BlockMedium::BlockMedium(UniqueFd fd, Kind kind, Identity identity, std::string path)
+    : kind_(kind),
+      identity_(identity),
+      path_(std::move(path)),
+      layers_({std::make_shared<BlockLayer>(std::move(fd))}) {}
+
+Result<std::shared_ptr<const BlockMedium>> BlockMedium::Fork(const std::string& directory) const {
+  VMFORK_TRY(top, MakeUpperLayer(SizeBytes(), directory));
+  BlockLayers layers{std::move(top)};
+  layers.insert(layers.end(), layers_.begin(), layers_.end());
+  return std::make_shared<const BlockMedium>(std::move(layers), SizeBytes());
 }
 
 Result<void> BlockMedium::CopyTo(int fd) const {
-  if (::ioctl(fd, FICLONE, fd_.Get()) == 0) return {};
-  const auto size = static_cast<off_t>(SizeBytes());
-  if (::ftruncate(fd, size) != 0) return FailDisk("ftruncate", "copy of a disk");
-  for (off_t position = 0; position < size;) {
-    // Where the filesystem knows no holes, and for block devices, all of it is data.
-    off_t data = ::lseek(fd_.Get(), position, SEEK_DATA);
-    if (data < 0 && errno == ENXIO) break;  // only a hole is left
-    if (data < 0) data = position;
-    off_t hole = ::lseek(fd_.Get(), data, SEEK_HOLE);
-    if (hole < 0) hole = size;
-    const off_t end = std::min(hole, size);
-    if (data >= end) break;
-    VMFORK_CHECK(CopyRange(fd_.Get(), fd, data, static_cast<size_t>(end - data)));
-    position = end;
+  if (layers_.size() == 1 && TryClone(Fd(), fd)) return {};
+  if (::ftruncate(fd, static_cast<off_t>(SizeBytes())) != 0)
+    return FailDisk("ftruncate", "copy of a disk");
+  return CopyLayers(layers_, SizeBytes(), fd);
+}
+
+BlockMedium::Piece BlockMedium::Find(uint64_t offset_bytes, uint64_t size_bytes) const {
+  if (layers_.size() == 1) return {Fd(), size_bytes};
+  const auto [layer, run] = FindPiece(layers_, BlockMap::Covering(offset_bytes, size_bytes));
+  const uint64_t end = std::min(offset_bytes + size_bytes, run.end * BlockMap::kBlockBytes);
+  return {layer->fd.Get(), end - offset_bytes};
+}
+
+// Copies a block that the top layer does not hold into its file. That alone does not make it count.
+bool BlockMedium::FillBlock(uint64_t block) const {
+  std::array<std::byte, BlockMap::kBlockBytes> bytes;
+  const uint64_t offset = block * bytes.size();
+  const size_t size = std::min<uint64_t>(bytes.size(), SizeBytes() - offset);
+  const int fd = Find(offset, size).fd;
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t got =
+        ::pread(fd, bytes.data() + done, size - done, static_cast<off_t>(offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    done += static_cast<size_t>(got);
   }
-  return {};
+  return WriteFully(Fd(), std::span(bytes).first(size), offset).has_value();
+}
+
+bool BlockMedium::Change(uint64_t offset_bytes, uint64_t size_bytes,
+                         const std::function<bool()>& write) const {
+  BlockLayer& top = *layers_.front();
+  const BlockMap::Run run = BlockMap::Covering(offset_bytes, size_bytes);
+  if (top.IsWhole() || top.held->Holds(run)) {
+    const bool good = write();
+    // After it: whoever takes the blocks out sooner, and copies them, finds them here again.
+    if (changed_ != nullptr) changed_->Add(run);
+    return good;
+  }
+  // One at a time: what another writes to the rest of the first or last block must not be lost.
+  std::lock_guard lock(top.mutex);
+  const uint64_t end_bytes = offset_bytes + size_bytes;
+  const bool fills_first = offset_bytes % BlockMap::kBlockBytes != 0;
+  const bool fills_last = end_bytes % BlockMap::kBlockBytes != 0 && end_bytes != SizeBytes();
+  for (const auto& [block, is_partial] :
+       {std::pair(run.first, fills_first), std::pair(run.end - 1, fills_last)}) {
+    if (is_partial && !top.held->Holds({block, block + 1}) && !FillBlock(block)) return false;
+  }
+  if (!write()) return false;
+  top.held->Add(run);
+  return true;
 }
 
 std::shared_ptr<const BlockMedium> BlockImages::Share(std::shared_ptr<const BlockMedium> opened) {

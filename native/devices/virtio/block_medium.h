@@ -1,9 +1,11 @@
-// BlockMedium: the file behind a block device. A read-only image is shared by any number of
-// machines and by the host's page cache; a scratch disk belongs to one machine and goes with it.
+// BlockMedium: what is behind a block device. A read-only image is shared by any number of machines
+// and by the host's page cache; a scratch disk belongs to one machine and goes with it, but stands
+// on what it has in common with others.
 #pragma once
 
 #include <compare>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -11,6 +13,8 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "devices/virtio/block_layer.h"
+#include "devices/virtio/block_map.h"
 
 namespace vmfork {
 
@@ -42,18 +46,31 @@ class BlockMedium {
   static Result<std::shared_ptr<const BlockMedium>> MakeScratch(uint64_t size_bytes,
                                                                 const std::string& directory);
 
-  // A scratch disk that is only read, to be copied: part of a saved snapshot. Errors:
+  // A scratch disk that is only read, with others above it: part of a saved snapshot. Errors:
   // kSnapshotInvalid, kTooManyFiles, kSystem.
   static Result<std::shared_ptr<const BlockMedium>> OpenScratch(const std::string& path);
 
-  // A scratch disk of the same content. The one place where disks are copied: it shares blocks
-  // where the filesystem can (FICLONE), else copies what is not a hole. Errors: kDisk,
-  // kTooManyFiles.
-  Result<std::shared_ptr<const BlockMedium>> Copy(const std::string& directory) const;
-  // The same into an empty file. Error: kDisk.
+  // A scratch disk that shows what this one shows, which nobody may write to any more. Nothing is
+  // copied. Errors: kDisk, kTooManyFiles, kTooManyMaps.
+  Result<std::shared_ptr<const BlockMedium>> Fork(const std::string& directory) const;
+  // Makes an empty file hold the same. Shares blocks where the filesystem can, else copies what is
+  // not a hole. Error: kDisk.
   Result<void> CopyTo(int fd) const;
 
-  int Fd() const { return fd_.Get(); }
+  // Where the bytes at an offset are: in a file, at the same offset, so many of `size_bytes` (which
+  // are in the disk, and not 0). Stays true for what nobody writes meanwhile.
+  struct Piece {
+    int fd;
+    uint64_t size_bytes;
+  };
+  Piece Find(uint64_t offset_bytes, uint64_t size_bytes) const;
+  // `write` writes all of the range to Fd() and says whether that worked. Any thread.
+  bool Change(uint64_t offset_bytes, uint64_t size_bytes, const std::function<bool()>& write) const;
+
+  int Fd() const { return layers_.front()->fd.Get(); }
+  const BlockLayers& Layers() const { return layers_; }
+  // Of the caller's file: blocks that were written to, as far as nobody has taken them out yet.
+  BlockMap* Changed() const { return changed_.get(); }
   Kind GetKind() const { return kind_; }
   bool IsWritable() const { return kind_ != Kind::kImage; }
   uint64_t SizeBytes() const { return identity_.size_bytes; }
@@ -62,14 +79,19 @@ class BlockMedium {
   const Identity& GetIdentity() const { return identity_; }
   const std::string& Path() const { return path_; }  // empty: it has none
 
-  BlockMedium(UniqueFd fd, Kind kind, Identity identity, std::string path)
-      : fd_(std::move(fd)), kind_(kind), identity_(identity), path_(std::move(path)) {}
+  BlockMedium(UniqueFd fd, Kind kind, Identity identity, std::string path);
+  // A scratch disk.
+  BlockMedium(BlockLayers layers, uint64_t size_bytes)
+      : kind_(Kind::kScratch), identity_({.size_bytes = size_bytes}), layers_(std::move(layers)) {}
 
  private:
-  const UniqueFd fd_;
+  bool FillBlock(uint64_t block) const;
+
   const Kind kind_;
   const Identity identity_;
   const std::string path_;
+  const BlockLayers layers_;  // the top one takes what is written
+  std::unique_ptr<BlockMap> changed_;
 };
 
 // What a block device shows: a medium, and what the guest reads as its serial number. No medium: an

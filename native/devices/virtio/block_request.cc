@@ -133,7 +133,7 @@ uint8_t BlockRequest::WriteId(std::string_view serial) {
 }
 
 bool BlockRequest::TryExecuteNow() {
-  if (type_ != VIRTIO_BLK_T_IN || data_bytes_ > kMaxInlineBytes || !Transfer(true)) return false;
+  if (type_ != VIRTIO_BLK_T_IN || data_bytes_ > kMaxInlineBytes || !Read(true)) return false;
   status = VIRTIO_BLK_S_OK;
   return true;
 }
@@ -142,26 +142,43 @@ void BlockRequest::Execute() {
   bool good = true;
   if (type_ == VIRTIO_BLK_T_FLUSH) {
     good = ::fdatasync(medium_->Fd()) == 0;
-  } else if (type_ == VIRTIO_BLK_T_IN || type_ == VIRTIO_BLK_T_OUT) {
-    good = Transfer(false);
+  } else if (type_ == VIRTIO_BLK_T_IN) {
+    good = Read(false);
+  } else if (type_ == VIRTIO_BLK_T_OUT) {
+    good =
+        data_bytes_ == 0 || medium_->Change(offset_bytes_, data_bytes_, [this] { return Write(); });
   } else {
-    for (const Range& range : ranges_) good = good && Clear(range);
+    for (const Range& range : ranges_) {
+      good = good &&
+             (range.size_bytes == 0 || medium_->Change(range.offset_bytes, range.size_bytes,
+                                                       [this, &range] { return Clear(range); }));
+    }
   }
   status = good ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR;
 }
 
 // Goes on from done_bytes_. `now`: stops where it would have to wait (RWF_NOWAIT, preadv2(2)).
-bool BlockRequest::Transfer(bool now) {
+bool BlockRequest::Read(bool now) {
   while (done_bytes_ < data_bytes_) {
-    CutIovecs(data_, done_bytes_, data_bytes_ - done_bytes_, rest_);
-    const auto offset = static_cast<off_t>(offset_bytes_ + done_bytes_);
-    const int count = static_cast<int>(rest_.size());
-    const ssize_t moved =
-        type_ == VIRTIO_BLK_T_OUT
-            ? ::pwritev(medium_->Fd(), rest_.data(), count, offset)
-            : ::preadv2(medium_->Fd(), rest_.data(), count, offset, now ? RWF_NOWAIT : 0);
+    const uint64_t offset = offset_bytes_ + done_bytes_;
+    const auto [fd, size_bytes] = medium_->Find(offset, data_bytes_ - done_bytes_);
+    CutIovecs(data_, done_bytes_, size_bytes, rest_);
+    const ssize_t moved = ::preadv2(fd, rest_.data(), static_cast<int>(rest_.size()),
+                                    static_cast<off_t>(offset), now ? RWF_NOWAIT : 0);
     if (moved < 0 && errno == EINTR) continue;
     if (moved <= 0) return false;  // also when somebody has truncated the file
+    done_bytes_ += static_cast<size_t>(moved);
+  }
+  return true;
+}
+
+bool BlockRequest::Write() {
+  while (done_bytes_ < data_bytes_) {
+    CutIovecs(data_, done_bytes_, data_bytes_ - done_bytes_, rest_);
+    const ssize_t moved = ::pwritev(medium_->Fd(), rest_.data(), static_cast<int>(rest_.size()),
+                                    static_cast<off_t>(offset_bytes_ + done_bytes_));
+    if (moved < 0 && errno == EINTR) continue;
+    if (moved <= 0) return false;
     done_bytes_ += static_cast<size_t>(moved);
   }
   return true;
@@ -170,7 +187,6 @@ bool BlockRequest::Transfer(bool now) {
 // A hole reads as zeros, so one way serves both. The disk is sparse anyway: nothing was reserved
 // that WRITE_ZEROES without UNMAP would have to keep.
 bool BlockRequest::Clear(const Range& range) const {
-  if (range.size_bytes == 0) return true;
   if (::fallocate(medium_->Fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                   static_cast<off_t>(range.offset_bytes),
                   static_cast<off_t>(range.size_bytes)) == 0) {

@@ -51,7 +51,8 @@ struct BlockRequest {
   uint8_t ParseRanges(const BlockDisk& disk, bool read_only);
   uint8_t ParseFlush(const BlockDisk& disk);
   uint8_t WriteId(std::string_view serial);
-  bool Transfer(bool now);
+  bool Read(bool now);
+  bool Write();
   bool Clear(const Range& range) const;
 
   uint32_t type_ = 0;

@@ -1,0 +1,45 @@
+// Drive by drive.
+#include "vm/media.h"
+
+#include <utility>
+
+#include "vm/machine.h"
+
+namespace vmfork {
+
+Result<void> ForkMedia(const Engine& engine, MachineConfig& config) {
+  for (BlockDisk& disk : config.media) {
+    if (disk.medium == nullptr || !disk.medium->IsWritable()) continue;
+    VMFORK_TRY(medium, disk.medium->Fork(engine.ScratchDirectory()));
+    disk.medium = std::move(medium);
+  }
+  return {};
+}
+
+Result<MediaCapture> MediaCapture::Prepare(const Engine& engine, const Machine& machine) {
+  MediaCapture media;
+  for (size_t i = 0; i < kMediaSlots; ++i) {
+    std::shared_ptr<const BlockMedium> medium = machine.Disk(i).medium;
+    if (medium == nullptr || !medium->IsWritable()) continue;
+    VMFORK_TRY(capture, BlockCapture::Prepare(std::move(medium), engine.ScratchDirectory()));
+    media.captures_[i] = std::move(capture);
+  }
+  return media;
+}
+
+Result<void> MediaCapture::Take(MachineConfig& config) {
+  for (size_t i = 0; i < kMediaSlots; ++i) {
+    if (!captures_[i]) continue;
+    VMFORK_TRY(taken, captures_[i]->Take());
+    config.media[i].medium = std::move(taken.frozen);
+    next_[i] = std::move(taken.source);
+  }
+  return {};
+}
+
+void MediaCapture::GoOn(Machine& machine) {
+  for (size_t i = 0; i < kMediaSlots; ++i)
+    if (next_[i] != nullptr) machine.ExchangeMedium(i, std::move(next_[i]));
+}
+
+}  // namespace vmfork
