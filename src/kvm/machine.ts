@@ -18,12 +18,11 @@ import { Deferred, type WaitOptions } from '../waiting.js';
 import { GuestConsole } from './console.js';
 import type { DiskSource } from './disk-source.js';
 import type { Engine, VmEventSink } from './engine.js';
-import { type Frozen, reserveLayer } from './freezing.js';
+import { type Frozen, freezeAtRest, reserveLayer } from './freezing.js';
 import { assertLegal, isOver, mayGo, type Operation, type VmState } from './lifecycle.js';
 import { MachinePorts } from './ports.js';
-import { guestRest } from './rest.js';
 import { Slots } from './slots.js';
-import { StageClock } from './stage-clock.js';
+import type { StageClock } from './stage-clock.js';
 
 /** The port that agents dial (docs/protocol.md). */
 export const CONTROL_PORT = 1024;
@@ -151,24 +150,20 @@ export class Machine implements VmEventSink {
 
   async #freezeNow(limits: WaitOptions, longRest: boolean): Promise<Frozen> {
     const session = this.sessionFor('snapshot');
-    const clock = new StageClock();
     this.#go('freezing');
-    try {
-      await session.quiesce(limits);
-      await guestRest(longRest, limits);
-      clock.mark('quiesce');
-      const { names } = session.forkPoints;
-      const native = await this.#call(this.#native.snapshot());
-      clock.mark('capture');
-      const timings = [...clock.stages, { stage: 'pause', ns: native.info().pauseNs }];
-      return { native, forkPoints: names, timings };
-    } finally {
-      // Also after a failure: QUIESCE has been sent, so the agent rests or is about to.
-      if (!this.#gone) {
-        await session.thaw();
-        if (!this.#gone) this.#go('running');
-      }
-    }
+    return freezeAtRest(
+      session,
+      () => this.#call(this.#native.snapshot()),
+      () => this.#thaw(session),
+      limits,
+      longRest,
+    );
+  }
+
+  async #thaw(session: Session): Promise<void> {
+    if (this.#gone) return;
+    await session.thaw();
+    if (!this.#gone) this.#go('running');
   }
 
   /** Puts a disk into drive 0 (read-only) or 1; the guest finds the new size in its own time. Rejects with `VMF_DISK`. */
