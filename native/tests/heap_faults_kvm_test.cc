@@ -86,9 +86,12 @@ TEST(ATriedForkWithoutMemoryLeavesNothing) {
 TEST(AFreezeWithoutMemoryLetsTheSourceRunOn) {
   auto engine = TestEngine(kNoPool);
   auto vm = FrozenCounter(engine);
-  AttachScratch(*vm);
+  const auto attach = [&] {
+    std::ignore = vm->DetachDisk(1);  // what it was frozen with stays below it
+    AttachScratch(*vm);
+  };
   const size_t failures = FailAtEachAllocation(
-      kNothing, [&] { return vm->Freeze(); },
+      attach, [&] { return vm->Freeze(); },
       [&] {
         EXPECT_TRUE(CountsOn(*vm));
         EXPECT_TRUE(vm->Pause().has_value());
