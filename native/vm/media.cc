@@ -29,8 +29,9 @@ Result<MediaCapture> MediaCapture::Prepare(const Engine& engine, const Machine& 
 
 Result<void> MediaCapture::Take(MachineConfig& config) {
   for (size_t i = 0; i < kMediaSlots; ++i) {
-    if (!captures_[i]) continue;
-    VMFORK_TRY(taken, captures_[i]->Take());
+    std::optional<BlockCapture>& capture = captures_[i];
+    if (!capture) continue;
+    VMFORK_TRY(taken, capture->Take());
     config.media[i].medium = std::move(taken.frozen);
     next_[i] = std::move(taken.source);
   }

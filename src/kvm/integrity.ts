@@ -89,7 +89,8 @@ async function scrub(
     // A part that took longer than it may is not made up for by reading faster later.
     startMs = Math.max(startMs + (readBytes / bytesPerSecond) * 1000, performance.now());
     const waitMs = startMs - performance.now();
-    if (next !== 0 && waitMs > 0) await sleep(waitMs, undefined, { signal: stop });
+    // After the last one as well: it may be started again at once.
+    if (waitMs > 0) await sleep(waitMs, undefined, { signal: stop });
   }
   return progress;
 }
