@@ -38,23 +38,32 @@ Result<void> Thread::Start(const std::string& name, std::function<void()> body,
                            ThreadStacks::Stack stack) {
   body_ = std::move(body);
   name_ = name.substr(0, kMaxNameBytes);
-  pthread_attr_t attributes;
-  ::pthread_attr_init(&attributes);
   stack_ = std::move(stack);
-  const std::span<std::byte> bytes = stack_.Bytes();
-  if (bytes.empty()) {
-    ::pthread_attr_setstacksize(&attributes, kStackBytes);
-  } else {
-    ::pthread_attr_setstack(&attributes, bytes.data(), bytes.size());
-  }
   std::lock_guard lock(mutex_);
-  const int error_number = ::pthread_create(&thread_, &attributes, Main, this);
-  ::pthread_attr_destroy(&attributes);
+  int error_number = Create(stack_.Bytes());
+  // The program's thread-local storage leaves too little of it: the C library makes a larger one.
+  if (error_number == EINVAL && !stack_.Bytes().empty()) {
+    stack_ = {};
+    error_number = Create({});
+  }
   if (error_number == EAGAIN)
     return Fail(ErrorCode::kNoMemory, "pthread_create", "thread limit reached", EAGAIN);
   if (error_number != 0) return FailErrno(error_number, "pthread_create", name);
   started_ = true;
   return {};
+}
+
+int Thread::Create(std::span<std::byte> stack) {
+  pthread_attr_t attributes;
+  ::pthread_attr_init(&attributes);
+  if (stack.empty()) {
+    ::pthread_attr_setstacksize(&attributes, kStackBytes);
+  } else {
+    ::pthread_attr_setstack(&attributes, stack.data(), stack.size());
+  }
+  const int error_number = ::pthread_create(&thread_, &attributes, Main, this);
+  ::pthread_attr_destroy(&attributes);
+  return error_number;
 }
 
 void* Thread::Main(void* self) {

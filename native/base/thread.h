@@ -23,8 +23,8 @@ class Thread {
   Thread(const Thread&) = delete;
   Thread& operator=(const Thread&) = delete;
 
-  // The signals of base/signals.h are blocked in it. `stack`: what it runs on; without one it gets
-  // one of its own. Errors: kSystem, kNoMemory.
+  // The signals of base/signals.h are blocked in it. `stack`: what it runs on; without one, or when
+  // that is too small, it gets one of its own. Errors: kSystem, kNoMemory.
   Result<void> Start(const std::string& name, std::function<void()> body,
                      ThreadStacks::Stack stack = {});
   void Join();
@@ -33,6 +33,7 @@ class Thread {
   bool IsStarted() const { return started_; }
 
  private:
+  int Create(std::span<std::byte> stack);  // an errno
   static void* Main(void* self);
   std::function<void()> body_;
   std::string name_;

@@ -55,7 +55,10 @@ TEST(AForkIntoAReadyShellWithoutMemoryLeavesNothing) {
   auto engine = TestEngine(kOneShell);
   const SnapshotPtr snapshot = FullSnapshot(engine);
   const ShellShape shape = ShapeOf(*snapshot);
-  const auto fill = [&] { EXPECT_TRUE(engine->Shells().Fill(shape, 1).has_value()); };
+  // As those that are made in the background: with memory and sockets.
+  const auto fill = [&] {
+    EXPECT_TRUE(engine->Shells().Fill(shape, 1, snapshot.get()).has_value());
+  };
   ExpectForkable(engine, snapshot);  // from now on shells wait with its memory
   auto observer = std::make_shared<Observer>();
   const ForkOptions options = WithControl();
@@ -72,7 +75,9 @@ TEST(ATriedForkWithoutMemoryLeavesNothing) {
   auto snapshot = source->Freeze();
   source.reset();
   const ShellShape shape = ShapeOf(**snapshot);
-  const auto fill = [&] { EXPECT_TRUE(engine->Shells().Fill(shape, 1).has_value()); };
+  const auto fill = [&] {
+    EXPECT_TRUE(engine->Shells().Fill(shape, 1, snapshot->get()).has_value());
+  };
   const auto observer = std::make_shared<Observer>();
   const auto attempt = [&] { return Vm::TryFork(engine, *snapshot, {}, observer); };
   EXPECT_TRUE(attempt().has_value());
@@ -112,7 +117,7 @@ TEST(AResetWithoutMemoryLeavesTheCloneRunning) {
     clone = nullptr;  // which waits for what it had been before a reset
     clone = Vm::Fork(engine, snapshot, {}, observer);
     EXPECT_TRUE(clone.has_value());
-    EXPECT_TRUE(engine->Shells().Fill(shape, 1).has_value());
+    EXPECT_TRUE(engine->Shells().Fill(shape, 1, snapshot.get()).has_value());
   };
   const ForkOptions options = WithControl();
   const auto reset = [&]() -> Result<void> {
