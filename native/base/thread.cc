@@ -14,9 +14,6 @@
 namespace vmfork {
 
 namespace {
-// Enough for every device model, which do not recurse; the embedding program's thread-local storage
-// also lives in it.
-constexpr size_t kStackBytes = 256 << 10;
 constexpr uint64_t kLongTurnNs = 20'000'000;
 constexpr size_t kMaxNameBytes = 15;  // pthread_setname_np(3)
 
@@ -57,7 +54,7 @@ int Thread::Create(std::span<std::byte> stack) {
   pthread_attr_t attributes;
   ::pthread_attr_init(&attributes);
   if (stack.empty()) {
-    ::pthread_attr_setstacksize(&attributes, kStackBytes);
+    ::pthread_attr_setstacksize(&attributes, ThreadStacks::kStackBytes);
   } else {
     ::pthread_attr_setstack(&attributes, stack.data(), stack.size());
   }

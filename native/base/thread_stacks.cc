@@ -9,10 +9,7 @@ namespace vmfork {
 
 namespace {
 constexpr size_t kGuardBytes = 4096;
-// Each with its guard: enough for device models, which do not recurse; the embedding program's
-// thread-local storage also lives in it.
-constexpr size_t kStackBytes = 256 << 10;
-constexpr size_t kBlockBytes = kStackBytes * ThreadStacks::kStacksPerBlock;
+constexpr size_t kBlockBytes = ThreadStacks::kStackBytes * ThreadStacks::kStacksPerBlock;
 #ifndef MADV_GUARD_INSTALL
 constexpr int MADV_GUARD_INSTALL = 102;  // include/uapi/asm-generic/mman-common.h, Linux 6.13
 #endif

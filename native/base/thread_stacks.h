@@ -18,6 +18,9 @@ namespace vmfork {
 
 class ThreadStacks {
  public:
+  // Each with its guard page: enough for device models, which do not recurse; the embedding
+  // program's thread-local storage also lives in it.
+  static constexpr size_t kStackBytes = 256 << 10;
   static constexpr size_t kStacksPerBlock = 64;
 
   // One of them, until this ends; its thread must have been joined then.
