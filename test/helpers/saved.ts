@@ -3,13 +3,17 @@
 
 import { createHash } from 'node:crypto';
 import {
+  closeSync,
   copyFileSync,
   existsSync,
   linkSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
+  readSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 
@@ -96,4 +100,13 @@ export function editMetadata(directory: string, edit: (metadata: SavedMetadata) 
 interface SavedMetadata {
   format: number;
   agent: { generation: number };
+}
+
+/** Flips one bit of a file, twice the same is none. */
+export function flip(path: string, offset: number): void {
+  const fd = openSync(path, 'r+');
+  const byte = Buffer.alloc(1);
+  readSync(fd, byte, 0, 1, offset);
+  writeSync(fd, Buffer.of(byte.readUInt8() ^ 1), 0, 1, offset);
+  closeSync(fd);
 }

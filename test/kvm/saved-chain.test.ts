@@ -3,17 +3,13 @@
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import {
-  closeSync,
   mkdirSync,
   mkdtempSync,
-  openSync,
   readdirSync,
   readFileSync,
-  readSync,
   renameSync,
   rmSync,
   statSync,
-  writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -21,6 +17,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Clone, Snapshot } from 'vmfork';
 import { eventually, templateSnapshot } from '../helpers/kvm.js';
+import { flip } from '../helpers/saved.js';
 
 const DEPTH = 4;
 const directory = mkdtempSync(join(tmpdir(), 'vmfork-chain-'));
@@ -53,15 +50,6 @@ async function expectLevels(snapshot: Snapshot): Promise<void> {
   for (let i = 1; i <= DEPTH; i++) {
     expect(String(await clone.readFile(`/tmp/${i}`))).toBe(`level ${i}`);
   }
-}
-
-/** Flips one bit of a file, twice the same is none. */
-function flip(path: string, offset: number): void {
-  const fd = openSync(path, 'r+');
-  const byte = Buffer.alloc(1);
-  readSync(fd, byte, 0, 1, offset);
-  writeSync(fd, Buffer.of(byte.readUInt8() ^ 1), 0, 1, offset);
-  closeSync(fd);
 }
 
 /** The size of all ranges of a working set: pairs of offset and size behind a header of 52 bytes. */

@@ -1,11 +1,12 @@
 // Scrubs of loaded snapshots: they read everything in the background, find what has changed on disk while clones live, and
 // end when they are told to or their snapshot goes.
-import { closeSync, mkdtempSync, openSync, readSync, rmSync, statSync, writeSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type ScrubProgress, Snapshot } from 'vmfork';
 import { templateSnapshot } from '../helpers/kvm.js';
+import { flip } from '../helpers/saved.js';
 
 const FAST = { bytesPerSecond: 2 ** 40 };
 /** A MiB takes 16 seconds: a scrub waits for its second part as long as anyone may look. */
@@ -23,15 +24,6 @@ beforeAll(async () => {
   await frozen.save(at('top'), { base: root });
 });
 afterAll(() => rmSync(directory, { recursive: true }));
-
-/** Flips one bit of a file, twice the same is none. */
-function flip(path: string, offset: number): void {
-  const fd = openSync(path, 'r+');
-  const byte = Buffer.alloc(1);
-  readSync(fd, byte, 0, 1, offset);
-  writeSync(fd, Buffer.of(byte.readUInt8() ^ 1), 0, 1, offset);
-  closeSync(fd);
-}
 
 /** Where a byte of a memory file lies deep in it that is no hole. */
 function deepOffset(path: string): number {
