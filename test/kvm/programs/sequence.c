@@ -1,8 +1,9 @@
 // Writes one number after the other: first to memory (argv[1], a file in a memory filesystem,
 // mapped), then to a sector of its own on the disk argv[2], past every cache, over the oldest. With
-// "read": prints the number in memory, the largest on disk, and how many of those that the disk
-// should still have up to there are missing.
+// "read": stops the writer, prints the number in memory, the largest on disk, and how many of those
+// that the disk should still have up to there are missing. With "go": lets the writer go on.
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,9 +11,18 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { kSector = 512, kSectors = 2048 };
+enum { kSector = 512, kSectors = 256 };
 
-static int read_back(uint64_t in_memory, int disk) {
+// What writer and reader share.
+struct progress {
+  uint64_t number;
+  int64_t writer;  // its process
+};
+
+static int read_back(volatile const struct progress* progress, int disk) {
+  // Process 0 would be our own group.
+  if (progress->writer == 0 || kill((pid_t)progress->writer, SIGSTOP) != 0) return 7;
+  const uint64_t in_memory = progress->number;
   char* sectors = aligned_alloc(4096, kSector * kSectors);
   if (sectors == NULL || pread(disk, sectors, kSector * kSectors, 0) != kSector * kSectors)
     return 5;
@@ -36,15 +46,17 @@ int main(int argc, char** argv) {
   if (argc < 3) return 2;
   const int memory = open(argv[1], O_RDWR | O_CREAT, 0600);
   const int disk = open(argv[2], O_RDWR | O_DIRECT);
-  if (memory < 0 || disk < 0 || ftruncate(memory, sizeof(uint64_t)) != 0) return 3;
-  volatile uint64_t* number =
-      mmap(NULL, sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+  if (memory < 0 || disk < 0 || ftruncate(memory, sizeof(struct progress)) != 0) return 3;
+  volatile struct progress* progress =
+      mmap(NULL, sizeof *progress, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
   uint64_t* sector = aligned_alloc(4096, 4096);
-  if (number == MAP_FAILED || sector == NULL) return 4;
-  if (argc > 3 && strcmp(argv[3], "read") == 0) return read_back(*number, disk);
+  if (progress == MAP_FAILED || sector == NULL) return 4;
+  if (argc > 3 && strcmp(argv[3], "read") == 0) return read_back(progress, disk);
+  if (argc > 3 && strcmp(argv[3], "go") == 0) return kill((pid_t)progress->writer, SIGCONT);
+  progress->writer = getpid();
   memset(sector, 0, kSector);
   for (uint64_t i = 1;; ++i) {
-    *number = i;
+    progress->number = i;
     *sector = i;
     if (pwrite(disk, sector, kSector, i % kSectors * kSector) != kSector) return 6;
   }
