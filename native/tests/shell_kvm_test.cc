@@ -92,7 +92,8 @@ TEST(RecycledShellIsAsNew) {
   const std::shared_ptr<const CoreState> fresh = shell->Fresh();
   for (size_t i = 0; i < shell->Vcpus().size(); ++i) {
     const VcpuFd& vcpu = shell->Vcpus()[i]->Fd();
-    EXPECT_TRUE(WriteVcpuState(vcpu, Used(fresh->vcpus[i]), fresh->vcpus[i]).has_value());
+    const VcpuState used = Used(fresh->vcpus[i]);
+    EXPECT_TRUE(WriteVcpuState(vcpu, used, FindVcpuChange(fresh->vcpus[i], used)).has_value());
   }
   kvm_irqchip ioapic = fresh->irqchips[2];
   ioapic.chip.ioapic.redirtbl[5].bits = 0x31;

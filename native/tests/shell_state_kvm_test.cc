@@ -103,7 +103,7 @@ TEST(ATripleFaultThatIsPendingComesAlongInTheState) {
   VcpuState state = fresh.vcpus[0];
   state.events.triple_fault.pending = 1;
   const VcpuFd& vcpu = shell->Vcpus()[0]->Fd();
-  EXPECT_TRUE(WriteVcpuState(vcpu, state, fresh.vcpus[0]).has_value());
+  EXPECT_TRUE(WriteVcpuState(vcpu, state, FindVcpuChange(fresh.vcpus[0], state)).has_value());
   const auto read = ReadVcpuState(vcpu, fresh.format);
   EXPECT_TRUE(read.has_value());
   EXPECT_EQ(int{read->events.triple_fault.pending}, 1);

@@ -157,19 +157,30 @@ Result<VcpuState> ReadFreshVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& 
   return state;
 }
 
-Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state, const VcpuState& now) {
-  if (Differs(state.sregs, now.sregs)) VMFORK_CHECK(vcpu.Set(state.sregs));
-  if (state.has_xcrs && Differs(state.xcrs, now.xcrs)) VMFORK_CHECK(vcpu.Set(state.xcrs));
-  if (state.xsave != now.xsave) VMFORK_CHECK(vcpu.SetXsave(state.xsave));
-  if (Differs(state.regs, now.regs)) VMFORK_CHECK(vcpu.Set(state.regs));
-  if (Differs(state.debugregs, now.debugregs)) VMFORK_CHECK(vcpu.Set(state.debugregs));
-  // Before the MSRs: a TSC deadline is only taken when the APIC's timer is in that mode. In any
-  // other mode this is what starts the timer.
-  if (!TimerWaitsForDeadline(state.lapic) || Differs(state.lapic, now.lapic))
-    VMFORK_CHECK(vcpu.Set(state.lapic));
-  VMFORK_CHECK(WriteMsrs(vcpu, ChangedMsrs(state.msrs, now.msrs)));
-  if (Differs(state.mp_state, now.mp_state)) VMFORK_CHECK(vcpu.Set(state.mp_state));
-  if (Differs(state.events, now.events)) VMFORK_CHECK(vcpu.Set(state.events));
+VcpuChange FindVcpuChange(const VcpuState& now, const VcpuState& wanted) {
+  return {.sregs = Differs(wanted.sregs, now.sregs),
+          .xcrs = wanted.has_xcrs && Differs(wanted.xcrs, now.xcrs),
+          .xsave = wanted.xsave != now.xsave,
+          .regs = Differs(wanted.regs, now.regs),
+          .debugregs = Differs(wanted.debugregs, now.debugregs),
+          // When it is not the TSC deadline that arms its timer, to write it does.
+          .lapic = !TimerWaitsForDeadline(wanted.lapic) || Differs(wanted.lapic, now.lapic),
+          .mp_state = Differs(wanted.mp_state, now.mp_state),
+          .events = Differs(wanted.events, now.events),
+          .msrs = ChangedMsrs(wanted.msrs, now.msrs)};
+}
+
+Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& wanted, const VcpuChange& change) {
+  if (change.sregs) VMFORK_CHECK(vcpu.Set(wanted.sregs));
+  if (change.xcrs) VMFORK_CHECK(vcpu.Set(wanted.xcrs));
+  if (change.xsave) VMFORK_CHECK(vcpu.SetXsave(wanted.xsave));
+  if (change.regs) VMFORK_CHECK(vcpu.Set(wanted.regs));
+  if (change.debugregs) VMFORK_CHECK(vcpu.Set(wanted.debugregs));
+  // Before the MSRs: a TSC deadline is only taken when the APIC's timer is in that mode.
+  if (change.lapic) VMFORK_CHECK(vcpu.Set(wanted.lapic));
+  VMFORK_CHECK(WriteMsrs(vcpu, change.msrs));
+  if (change.mp_state) VMFORK_CHECK(vcpu.Set(wanted.mp_state));
+  if (change.events) VMFORK_CHECK(vcpu.Set(wanted.events));
   return {};
 }
 

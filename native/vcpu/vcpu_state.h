@@ -45,9 +45,16 @@ Result<VcpuState> ReadVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& forma
 // The same of a vCPU that has not run yet. Leaves out the MSRs that cannot be written: what is left
 // are those that a guest can have changed.
 Result<VcpuState> ReadFreshVcpuState(const VcpuFd& vcpu, const VcpuStateFormat& format);
-// Into a vCPU that has its CPUID and is in the state `now`: what is equal is not written. Error
+// What has to be written to bring a vCPU from one state into another: what is equal is not.
+struct VcpuChange {
+  bool sregs = false, xcrs = false, xsave = false, regs = false, debugregs = false, lapic = false;
+  bool mp_state = false, events = false;
+  std::vector<kvm_msr_entry> msrs;
+};
+VcpuChange FindVcpuChange(const VcpuState& now, const VcpuState& wanted);
+// Into a vCPU that has its CPUID and is in the state from which `change` leads to `wanted`. Error
 // kSnapshotIncompatible when the host refuses a register.
-Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& state, const VcpuState& now);
+Result<void> WriteVcpuState(const VcpuFd& vcpu, const VcpuState& wanted, const VcpuChange& change);
 // All of `state`, whatever the vCPU has done before. `state` must have every MSR that a guest can
 // change. Its time stamp counter is left far from any that a snapshot could have: KVM takes a value
 // near the one it expects for an attempt to synchronize vCPUs, and does not set it

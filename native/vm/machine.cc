@@ -3,10 +3,8 @@
 
 #include <sys/epoll.h>
 
-#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
-#include <span>
 #include <utility>
 
 #include "devices/virtio/balloon.h"
@@ -218,19 +216,17 @@ Result<MachineState> Machine::ReadState() {
 
 Result<void> Machine::WriteState(const MachineState& state, StageClock& clock) {
   const CoreState& now = shell_->Now();
-  for (size_t i = 0; i < state.irqchips.size(); ++i) {
-    const std::span wanted(&state.irqchips[i], 1), present(&now.irqchips[i], 1);
-    // Byte by byte, because only one member of the union counts and the kernel has filled all.
-    if (!std::ranges::equal(std::as_bytes(wanted), std::as_bytes(present)))
-      VMFORK_CHECK(shell_->Kvm().SetIrqchip(wanted.front()));
-  }
+  const bool is_foreseen = now.next.lock().get() == &state;
+  const CoreChange found = is_foreseen ? CoreChange{} : FindCoreChange(now, state);
+  const CoreChange& change = is_foreseen ? now.to_next : found;
+  for (size_t i = 0; i < state.irqchips.size(); ++i)
+    if (change.irqchips[i]) VMFORK_CHECK(shell_->Kvm().SetIrqchip(state.irqchips[i]));
   VMFORK_CHECK(shell_->Kvm().SetClock(state.clock));
   clock.Lap("restore_irqchip_clock");
   for (size_t i = 0; i < state.vcpus.size(); ++i) {
     const VcpuFd& vcpu = shell_->Vcpus()[i]->Fd();
-    if (now.tsc_khz != 0 && now.tsc_khz != state.tsc_khz)
-      VMFORK_CHECK(vcpu.SetTscKhz(state.tsc_khz));
-    VMFORK_CHECK(WriteVcpuState(vcpu, state.vcpus[i], now.vcpus[i]));
+    if (change.tsc_khz) VMFORK_CHECK(vcpu.SetTscKhz(state.tsc_khz));
+    VMFORK_CHECK(WriteVcpuState(vcpu, state.vcpus[i], change.vcpus[i]));
   }
   clock.Lap("restore_vcpus");
   if (state.devices.size() != slots_.size() + 1) {

@@ -1,7 +1,9 @@
 // Making and recycling shells.
 #include "vm/shell.h"
 
+#include <algorithm>
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include "boot/cpuid.h"
@@ -22,11 +24,26 @@ bool ShellShape::operator==(const ShellShape& other) const {
          std::memcmp(cpuid.data(), other.cpuid.data(), cpuid.size() * sizeof cpuid[0]) == 0;
 }
 
-CoreState StateAtRest(const MachineState& state, const CoreState& fresh) {
+CoreChange FindCoreChange(const CoreState& now, const MachineState& wanted) {
+  CoreChange change;
+  for (size_t i = 0; i < now.irqchips.size(); ++i) {
+    const std::span one(&wanted.irqchips[i], 1), other(&now.irqchips[i], 1);
+    // Byte by byte, because only one member of the union counts and the kernel has filled all.
+    change.irqchips[i] = !std::ranges::equal(std::as_bytes(one), std::as_bytes(other));
+  }
+  change.tsc_khz = now.tsc_khz != 0 && now.tsc_khz != wanted.tsc_khz;
+  for (size_t i = 0; i < wanted.vcpus.size(); ++i)
+    change.vcpus.push_back(FindVcpuChange(now.vcpus[i], wanted.vcpus[i]));
+  return change;
+}
+
+CoreState StateAtRest(const std::shared_ptr<const MachineState>& state, const CoreState& fresh) {
   CoreState rest = fresh;
-  rest.irqchips = state.irqchips;
-  for (size_t i = 0; i < rest.vcpus.size() && i < state.vcpus.size(); ++i)
-    rest.vcpus[i] = VcpuStateAtRest(state.vcpus[i], fresh.vcpus[i]);
+  rest.irqchips = state->irqchips;
+  for (size_t i = 0; i < rest.vcpus.size() && i < state->vcpus.size(); ++i)
+    rest.vcpus[i] = VcpuStateAtRest(state->vcpus[i], fresh.vcpus[i]);
+  rest.to_next = FindCoreChange(rest, *state);
+  rest.next = state;
   return rest;
 }
 
@@ -99,7 +116,8 @@ Result<void> Shell::ConnectDoorbell(size_t index) {
 }
 
 Result<CoreState> Shell::ReadState(const VcpuStateFormat& format) const {
-  CoreState state{.vcpus = {}, .irqchips = {}, .tsc_khz = 0, .format = format};
+  CoreState state;
+  state.format = format;
   for (const auto& vcpu : vcpus_) {
     VMFORK_TRY(vcpu_state, ReadFreshVcpuState(vcpu->Fd(), format));
     state.vcpus.push_back(std::move(vcpu_state));

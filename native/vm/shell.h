@@ -36,17 +36,30 @@ struct ShellShape {
   bool operator==(const ShellShape& other) const;
 };
 
+// What has to be written to bring processors and interrupt controllers from one state into another.
+struct CoreChange {
+  std::vector<VcpuChange> vcpus;
+  std::array<bool, 3> irqchips{};
+  bool tsc_khz = false;
+};
+
 // The state of processors and interrupt controllers.
 struct CoreState {
   std::vector<VcpuState> vcpus;
   std::array<kvm_irqchip, 3> irqchips{};  // two PICs, one I/O APIC
   uint32_t tsc_khz = 0;                   // of all vCPUs; 0: it cannot be set here
   VcpuStateFormat format;                 // names the MSRs that a guest can change
+  // What will probably be wanted of it, and how to get there: to find out reads 12 KiB twice. Weak,
+  // because a shell may outlive the snapshot.
+  std::weak_ptr<const MachineState> next;
+  CoreChange to_next;
 };
+
+CoreChange FindCoreChange(const CoreState& now, const MachineState& wanted);
 
 // What a shell at rest may hold, so that a fork of a snapshot with this state has little left to
 // write: all of it but what counts time or refers to memory, which is `fresh`'s.
-CoreState StateAtRest(const MachineState& state, const CoreState& fresh);
+CoreState StateAtRest(const std::shared_ptr<const MachineState>& state, const CoreState& fresh);
 
 // What a shell waits with for its next machine.
 struct ShellContent {

@@ -149,7 +149,8 @@ void ShellPool::Expect(const Shell& shell, const Snapshot& snapshot) {
   std::lock_guard lock(mutex_);
   Rack* rack = RackOf(shell.Shape());
   if (rack == nullptr || rack->expected == &snapshot || limits_.kept == 0) return;
-  auto rest = std::make_shared<const CoreState>(StateAtRest(snapshot.State(), *shell.Fresh()));
+  auto rest =
+      std::make_shared<const CoreState>(StateAtRest(snapshot.SharedState(), *shell.Fresh()));
   snapshot.TellWhenGone(link_);
   rack->rest = std::move(rest);
   rack->expected = &snapshot;

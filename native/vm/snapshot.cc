@@ -156,7 +156,7 @@ Result<SavedFiles> Snapshot::Write(PendingDirectory& pending, const LayerPlan& p
   }));
   SavedFiles files;
   for (size_t i = 0; i < kMediaSlots; ++i) {
-    const auto& medium = state_.config.media[i].medium;
+    const auto& medium = state_->config.media[i].medium;
     if (medium == nullptr || !medium->IsWritable()) continue;
     const PageRun whole = WholeDisk(medium->SizeBytes());
     VMFORK_CHECK(pending.AddFile(DiskName(i), [&](int fd) -> Result<void> {
@@ -168,7 +168,7 @@ Result<SavedFiles> Snapshot::Write(PendingDirectory& pending, const LayerPlan& p
     VMFORK_TRY(file, OpenSized(pending.Path() + DiskName(i), medium->SizeBytes()));
     files.disks[i] = {std::move(file), manifest.disks[i]};
   }
-  const std::vector<std::byte> blob = EncodeMachineState(state_, options.metadata);
+  const std::vector<std::byte> blob = EncodeMachineState(*state_, options.metadata);
   VMFORK_CHECK(pending.AddFile(kStateName, [&blob](int fd) { return WriteFully(fd, blob, 0); }));
   manifest.state_bytes = blob.size();
   manifest.state_digest = Sha256::Of(blob);

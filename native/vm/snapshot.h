@@ -47,13 +47,16 @@ struct LoadOptions {
 class Snapshot {
  public:
   Snapshot(std::shared_ptr<const Image> image, MachineState state, std::string metadata)
-      : image_(std::move(image)), state_(std::move(state)), metadata_(std::move(metadata)) {}
+      : image_(std::move(image)),
+        state_(std::make_shared<const MachineState>(std::move(state))),
+        metadata_(std::move(metadata)) {}
   ~Snapshot();
   Snapshot(const Snapshot&) = delete;
   Snapshot& operator=(const Snapshot&) = delete;
 
   const std::shared_ptr<const Image>& GetImage() const { return image_; }
-  const MachineState& State() const { return state_; }
+  const MachineState& State() const { return *state_; }
+  const std::shared_ptr<const MachineState>& SharedState() const { return state_; }
   const std::string& Metadata() const { return metadata_; }
   // How long its source stood still for it; 0 for a loaded one.
   std::chrono::nanoseconds Pause() const { return pause_; }
@@ -101,7 +104,7 @@ class Snapshot {
                            uint64_t& memory_bytes) const;
 
   std::shared_ptr<const Image> image_;
-  MachineState state_;
+  std::shared_ptr<const MachineState> state_;
   std::string metadata_;
   std::chrono::nanoseconds pause_{0};
   mutable EarlyPages early_;

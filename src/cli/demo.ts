@@ -143,7 +143,7 @@ async function runMachine({ clone, readyMs }: ForkedClone): Promise<DemoMachine>
   };
 }
 
-/** From the call until the state is restored and the vCPU runs. */
+/** From its turn until the state is restored and the vCPU runs. */
 function forkMs(clone: Clone): number {
   const stages = clone.timings().filter(({ stage }) => stage === 'identity' || stage === 'fork');
   return stages.reduce((sum, { ns }) => sum + ns, 0) / NS_PER_MS;

@@ -1,13 +1,14 @@
 // One fork: from a frozen machine to one that runs and has acknowledged who it is.
 
 import { VmforkError } from '../errors.js';
-import { expectRelease, type FirstRelease } from '../exec/release.js';
+import { expectRelease } from '../exec/release.js';
 import type { Session } from '../exec/session.js';
 import type { Tunnel } from '../exec/tunnel.js';
 import type { Charge } from '../memshare/budget.js';
 import type { NativeSnapshot } from '../native.js';
 import type { ForkOptions } from '../options.js';
 import type { Engine } from './engine.js';
+import type { ForkPlan } from './fork-plan.js';
 import {
   checkAcknowledged,
   FORK_RESUME,
@@ -17,7 +18,7 @@ import {
 } from './identity.js';
 import { Machine } from './machine.js';
 import type { SnapshotMetadata } from './metadata.js';
-import { StageClock, type Timing } from './stage-clock.js';
+import type { StageClock, Timing } from './stage-clock.js';
 
 const DEFAULT_IDENTITY_TIMEOUT_MS = 30_000;
 export const DEFAULT_CONSOLE_BYTES = 64 * 1024;
@@ -27,13 +28,6 @@ export interface Origin {
   readonly engine: Engine;
   readonly native: NativeSnapshot;
   readonly metadata: SnapshotMetadata;
-}
-
-/** How one of possibly many clones is forked. */
-export interface ForkPlan {
-  readonly options: ForkOptions;
-  readonly hostname: string | undefined;
-  readonly release: FirstRelease | null;
 }
 
 /** A machine that is itself. */
@@ -47,7 +41,8 @@ export interface Forked {
 /** Forks within the memory that was admitted, which the machine gives back when it is gone; so does a failure. */
 export async function forkMachine(origin: Origin, plan: ForkPlan, charge: Charge): Promise<Forked> {
   const { engine, metadata } = origin;
-  const clock = new StageClock();
+  const { clock } = plan;
+  clock.mark('admit');
   const { identity, resume } = engine.identities.take(plan.hostname);
   const machine = await makeMachine(origin, plan, identity, resume, charge, clock);
   try {

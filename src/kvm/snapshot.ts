@@ -2,7 +2,6 @@
 
 import { forkChannel } from '../diagnostics.js';
 import { fromNative } from '../errors.js';
-import { type FirstRelease, prepareRelease } from '../exec/release.js';
 import type { Charge } from '../memshare/budget.js';
 import type { NativeSnapshot, NativeSnapshotInfo } from '../native.js';
 import {
@@ -11,9 +10,7 @@ import {
   checkValue,
   FORK_OPTIONS,
   type ForkOptions,
-  type ForkPayload,
   object,
-  PAYLOAD,
   RACE_OPTIONS,
   type Rules,
   SNAPSHOT_OPTIONS,
@@ -23,7 +20,8 @@ import {
 import { linkSignals, throwIfAborted, type WaitOptions } from '../waiting.js';
 import { Clone } from './clone.js';
 import { Engine } from './engine.js';
-import { type Forked, type ForkPlan, forkMachine, type Origin } from './forking.js';
+import { type ForkPlan, planForks } from './fork-plan.js';
+import { type Forked, forkMachine, type Origin } from './forking.js';
 import {
   destroyedError,
   SCRUB_OPTIONS,
@@ -153,8 +151,9 @@ export class Snapshot {
   fork(options: ForkOptions & { count: number }): Promise<Clone[]>;
   fork(options?: ForkOptions): Promise<Clone>;
   async fork(options: ForkOptions = {}): Promise<Clone | Clone[]> {
+    const start = process.hrtime.bigint();
     checkOptions('fork', FORK_OPTIONS, options);
-    const plans = this.#plans(options);
+    const plans = this.#plans(options, start);
     return this.#inScope(options, async (within) => {
       const charges = await this.#admit(plans.length, within);
       const forks = plans.map((plan, index) =>
@@ -177,9 +176,10 @@ export class Snapshot {
 
   /** @internal So many clones, each by itself. */
   forkEach(options: ForkOptions & { count: number }): Promise<Clone>[] {
+    const start = process.hrtime.bigint();
     checkOptions('forkSettled', FORK_OPTIONS, options);
     checkValue('count', CLONE_COUNT, options.count);
-    return this.#plans(options).map((plan) =>
+    return this.#plans(options, start).map((plan) =>
       this.#inScope(options, async (within) => {
         const [charge] = await this.#admit(1, within);
         return this.#forkAdmitted({ ...plan, options: within }, charge as Charge);
@@ -282,23 +282,9 @@ export class Snapshot {
     return this.#native;
   }
 
-  /** What is wrong with the options is found out before the first fork. */
-  #plans(options: ForkOptions): ForkPlan[] {
+  #plans(options: ForkOptions, start: bigint): ForkPlan[] {
     this.#open();
-    const { hostname, count } = options;
-    if (count === undefined) return [{ options, hostname, release: this.#release(options, 0) }];
-    return Array.from({ length: count }, (_, index) => ({
-      options,
-      hostname: hostname === undefined ? undefined : `${hostname}-${index}`,
-      release: this.#release(options, index),
-    }));
-  }
-
-  #release({ payload }: ForkOptions, index: number): FirstRelease | null {
-    if (payload === undefined) return null;
-    const own: ForkPayload = typeof payload === 'function' ? payload(index) : payload;
-    checkValue('payload', PAYLOAD, own);
-    return prepareRelease(this.metadata.forkPoints, own);
+    return planForks(this.metadata.forkPoints, options, start);
   }
 
   /** Has `work` fork within the scope that the options name, or this snapshot's, if any. */

@@ -8,7 +8,12 @@ export interface Timing {
 
 export class StageClock {
   readonly stages: Timing[] = [];
-  #last = process.hrtime.bigint();
+  #last: bigint;
+
+  /** `start`: of its first stage, of `process.hrtime.bigint()`. */
+  constructor(start: bigint = process.hrtime.bigint()) {
+    this.#last = start;
+  }
 
   mark(stage: string): void {
     const now = process.hrtime.bigint();

@@ -8,18 +8,22 @@
 // A snapshot writes what its source owns into a layer, and is let in for that beforehand. From then on the engine's own count
 // of layers says what clones have frozen, until nobody uses it any more.
 
+import { availableParallelism } from 'node:os';
 import { VmforkError } from '../errors.js';
 import { WaitQueue } from '../wait-queue.js';
 import { throwIfAborted, type WaitOptions } from '../waiting.js';
-import { type MemoryRoom, readMemoryRoom } from './available.js';
+import { MemoryGauge, type MemoryRoom } from './available.js';
 import { CloneCost, type Cost } from './clone-cost.js';
 
 const MIB = 1024 * 1024;
 // Kept free in any case: a twentieth of what there is, for the program itself and all others.
 const RESERVE_SHARE = 0.05;
 const RESERVE_MOST_BYTES = 1024 * MIB;
-// The kernel's files are read again only when what they said is older.
+// The kernel's files are read again only when what they said is older,
 const READ_EVERY_MS = 50;
+// and a fork waits for that only when all processors together could have used up what they said was left: to touch memory
+// is to have it cleared first, of which one does less than so much.
+const TAKEN_BYTES_PER_MS = 2 * MIB * availableParallelism();
 // Measuring clones walks their page tables, which would slow a storm of forks down.
 const MEASURE_EVERY_MS = 250;
 // While somebody waits, memory may come free elsewhere, which nobody announces; a destroy looks again at once.
@@ -34,8 +38,8 @@ export interface BudgetOptions {
   /** Most bytes that clones may take together; null: what the machine and the cgroups have left. */
   fixedBytes: number | null;
   onBudget: OnBudget;
-  /** Reads what is left. */
-  readRoom?: () => MemoryRoom;
+  /** Says what is left. */
+  gauge?: Pick<MemoryGauge, 'read' | 'lookForAbsent' | 'close'>;
   /** What was frozen of clones and is in use, bytes. */
   readLayerBytes?: () => number;
 }
@@ -80,8 +84,8 @@ export interface Reservation {
 /** What somebody wants, and who: clones, or a snapshot of one, count towards a fixed budget, a template does not. */
 interface Wish {
   readonly operation: string;
-  readonly bytes: number;
   readonly ofClones: boolean;
+  bytes(): number;
   describe(): string;
 }
 
@@ -93,12 +97,12 @@ interface Turn {
 
 export class MemoryBudget {
   readonly #options: BudgetOptions;
-  readonly #readRoom: () => MemoryRoom;
+  readonly #gauge: NonNullable<BudgetOptions['gauge']>;
   readonly #cost = new CloneCost();
   /** Forks that the latest reading cannot know of in full, and what they were charged. */
   readonly #unseen = new Map<Cost, number>();
   #unseenBytes = 0;
-  readonly #reserved = new Set<Wish>();
+  readonly #reserved = { bytes: 0, ofClonesBytes: 0 };
   #isOutdated = false;
   readonly #queue = new WaitQueue<Turn>(noMemoryInTime);
   #room: MemoryRoom = { availableBytes: 0, totalBytes: 0 };
@@ -109,10 +113,11 @@ export class MemoryBudget {
 
   constructor(options: BudgetOptions) {
     this.#options = options;
-    this.#readRoom = options.readRoom ?? readMemoryRoom;
+    this.#gauge = options.gauge ?? new MemoryGauge();
   }
 
   get state(): BudgetState {
+    this.#readAgainIfOld();
     return {
       clones: this.#cost.count,
       chargedBytes: this.#chargedBytes(),
@@ -131,10 +136,8 @@ export class MemoryBudget {
     const cost = this.#cost;
     const wish: Wish = {
       operation: 'fork',
-      get bytes() {
-        return count * cost.estimateBytes;
-      },
       ofClones: true,
+      bytes: () => count * cost.estimateBytes,
       describe: () => `${count} more of about ${mib(cost.estimateBytes)} each do not fit`,
     };
     return this.#letIn(wish, () => this.#charge(count), admission);
@@ -142,8 +145,9 @@ export class MemoryBudget {
 
   /** Lets so many bytes be frozen, of a clone or of a template; rejects as {@link admit} does. */
   reserve(bytes: number, ofClones: boolean, admission: Admission = {}): Promise<Reservation> {
+    this.#cost.remeasure(MEASURE_EVERY_MS);
     const describe = () => `a snapshot of ${mib(bytes)} does not fit`;
-    const wish: Wish = { operation: 'snapshot', bytes, ofClones, describe };
+    const wish: Wish = { operation: 'snapshot', ofClones, bytes: () => bytes, describe };
     return this.#letIn(wish, () => this.#reserve(wish), admission);
   }
 
@@ -160,13 +164,14 @@ export class MemoryBudget {
     this.#closed = error;
     this.#queue.fail(error);
     this.#stopLooking();
+    this.#gauge.close();
   }
 
   async #letIn<T>(wish: Wish, take: () => T, { onBudget, ...limits }: Admission): Promise<T> {
     throwIfAborted(wish.operation, limits.signal);
     if (this.#closed) throw this.#closed;
-    this.#cost.remeasure(MEASURE_EVERY_MS);
     if (this.#queue.size === 0 && this.#fits(wish)) return take();
+    this.#cost.remeasure(MEASURE_EVERY_MS);
     const mode = onBudget ?? this.#options.onBudget;
     if (mode === 'refuse' || !this.#canEverFit(wish)) throw this.#refusal(wish);
     return this.#wait(wish, take, limits);
@@ -192,18 +197,30 @@ export class MemoryBudget {
   }
 
   #charge(count: number): Charge[] {
-    return Array.from({ length: count }, () => {
-      const cost = this.#cost.add();
-      this.#unseen.set(cost, cost.bytes);
-      this.#unseenBytes += cost.bytes;
-      return {
-        settle: (measure: () => Promise<number>) => {
-          cost.measure = measure;
-        },
-        measureAgain: () => this.#cost.measure(cost, () => this.#startThoseThatFit()),
-        release: () => this.#release(cost),
-      };
-    });
+    const charges: Charge[] = [];
+    while (charges.length < count) charges.push(this.#chargeOne());
+    return charges;
+  }
+
+  #chargeOne(): Charge {
+    const cost = this.#cost.add();
+    this.#unseen.set(cost, cost.bytes);
+    this.#unseenBytes += cost.bytes;
+    return {
+      settle: (measure: () => Promise<number>) => {
+        cost.measure = measure;
+        this.#afterFork();
+      },
+      measureAgain: () => this.#cost.measure(cost, () => this.#startThoseThatFit()),
+      release: () => this.#release(cost),
+    };
+  }
+
+  /** What would only make the next fork wait, if it were done when that begins. */
+  #afterFork(): void {
+    this.#cost.remeasure(MEASURE_EVERY_MS);
+    this.#gauge.lookForAbsent();
+    this.#readAgainIfOld();
   }
 
   #release(cost: Cost): void {
@@ -214,10 +231,18 @@ export class MemoryBudget {
   }
 
   #reserve(wish: Wish): Reservation {
-    this.#reserved.add(wish);
+    const count = (bytes: number) => {
+      this.#reserved.bytes += bytes;
+      if (wish.ofClones) this.#reserved.ofClonesBytes += bytes;
+    };
+    const bytes = wish.bytes();
+    let isReleased = false;
+    count(bytes);
     return {
       release: () => {
-        if (!this.#reserved.delete(wish)) return;
+        if (isReleased) return;
+        isReleased = true;
+        count(-bytes);
         this.#isOutdated = true; // The latest reading knows nothing of it.
         this.#startThoseThatFit();
       },
@@ -248,51 +273,55 @@ export class MemoryBudget {
     this.#timer = undefined;
   }
 
-  #fits({ bytes, ofClones }: Wish): boolean {
-    return bytes <= this.#freeBytes(ofClones);
+  #fits(wish: Wish): boolean {
+    const bytes = wish.bytes();
+    if (this.#hereBytes() - bytes < this.#readingAgeMs() * TAKEN_BYTES_PER_MS)
+      this.#readAgainIfOld();
+    return bytes <= this.#freeBytes(wish.ofClones);
   }
 
-  #canEverFit({ bytes, ofClones }: Wish): boolean {
-    const fixedBytes = (ofClones && this.#options.fixedBytes) || Infinity;
-    return bytes <= Math.min(fixedBytes, this.#room.totalBytes - this.#reserveBytes());
+  #canEverFit(wish: Wish): boolean {
+    const fixedBytes = (wish.ofClones && this.#options.fixedBytes) || Infinity;
+    return wish.bytes() <= Math.min(fixedBytes, this.#room.totalBytes - this.#reserveBytes());
   }
 
   #freeBytes(forClones: boolean): number {
     const { fixedBytes } = this.#options;
-    this.#readAgainIfOld();
-    const unseenBytes = this.#unseenBytes + this.#reservedBytes(false);
-    const hereBytes = this.#room.availableBytes - this.#reserveBytes() - unseenBytes;
+    const hereBytes = this.#hereBytes();
     if (fixedBytes === null || !forClones) return hereBytes;
     return Math.min(hereBytes, fixedBytes - this.#chargedBytes());
   }
 
+  /** What the latest reading leaves. */
+  #hereBytes(): number {
+    const takenBytes = this.#unseenBytes + this.#reserved.bytes;
+    return this.#room.availableBytes - this.#reserveBytes() - takenBytes;
+  }
+
   #chargedBytes(): number {
-    return this.#cost.totalBytes + this.#layerBytes() + this.#reservedBytes(true);
+    return this.#cost.totalBytes + this.#layerBytes() + this.#reserved.ofClonesBytes;
   }
 
   #layerBytes(): number {
     return this.#options.readLayerBytes?.() ?? 0;
   }
 
-  #reservedBytes(onlyOfClones: boolean): number {
-    let sum = 0;
-    for (const { bytes, ofClones } of this.#reserved) if (ofClones || !onlyOfClones) sum += bytes;
-    return sum;
-  }
-
   #readAgainIfOld(): void {
-    const now = performance.now();
-    if (!this.#isOutdated && now - this.#readAt < READ_EVERY_MS) return;
+    if (this.#readingAgeMs() < READ_EVERY_MS) return;
     try {
-      this.#room = this.#readRoom();
+      this.#room = this.#gauge.read();
     } catch (error) {
       // What was read last goes on to count: this may be a timer, or somebody who gives memory back.
       if (this.#readAt === Number.NEGATIVE_INFINITY) throw error;
       return;
     }
-    this.#readAt = now;
+    this.#readAt = nowMs();
     this.#isOutdated = false;
     for (const cost of this.#unseen.keys()) if (cost.measure) this.#see(cost);
+  }
+
+  #readingAgeMs(): number {
+    return this.#isOutdated ? Infinity : nowMs() - this.#readAt;
   }
 
   #see(cost: Cost): void {
@@ -311,6 +340,9 @@ export class MemoryBudget {
     return new VmforkError('VMF_NO_MEMORY', `memory budget: ${wanted}; ${held}`, { operation });
   }
 }
+
+/** By the clock that a fork has just read: another's code would be cold. */
+const nowMs = () => Number(process.hrtime.bigint()) / 1e6;
 
 const mib = (bytes: number) => `${(bytes / MIB).toFixed(1)} MiB`;
 

@@ -101,7 +101,7 @@ test('a branch of more than the budget has room for is refused or waits, and its
   const before = await askOnce(source, 'check 7');
   // Something else takes what is left.
   const other = await snapshot.fork();
-  const room = await engine.budget.reserve(8 * MIB, true);
+  const room = await engine.budget.reserve(10 * MIB, true);
   const refusedToFreeze = { code: 'VMF_NO_MEMORY', operation: 'snapshot' };
   await expect(source.snapshot()).rejects.toMatchObject(refusedToFreeze);
   await expect(source.fork()).rejects.toMatchObject(refusedToFreeze);

@@ -29,7 +29,7 @@ test('a clone answers, reports its fork stage by stage, and shares its memory', 
   await using clone = await base.fork();
   await clone.ping();
   const stages = clone.timings().map(({ stage }) => stage);
-  expect(stages.slice(0, 3)).toEqual(['identity', 'fork', 'acknowledge']);
+  expect(stages.slice(0, 4)).toEqual(['admit', 'identity', 'fork', 'acknowledge']);
   expect(stages.length).toBeGreaterThan(4);
   for (const { ns } of clone.timings()) expect(ns).toBeGreaterThanOrEqual(0);
   const { residentBytes, sharedBytes, privateBytes } = await clone.memory();

@@ -2,6 +2,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmdirSync,
   rmSync,
@@ -9,19 +10,24 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { type MemoryRoots, readMemoryRoom } from '#src/memshare/available.js';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { MemoryGauge, type MemoryRoots } from '#src/memshare/available.js';
 
 const MIB = 1024 * 1024;
 let folder: string;
 let roots: MemoryRoots;
+let gauge: MemoryGauge;
 
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'vmfork-room-'));
   roots = { proc: join(folder, 'proc'), cgroup: join(folder, 'cgroup') };
   put('proc/meminfo', 'MemTotal:  1048576 kB\nMemFree: 1 kB\nMemAvailable:   524288 kB\n');
 });
-afterEach(() => rmSync(folder, { recursive: true }));
+afterEach(() => {
+  vi.restoreAllMocks();
+  gauge?.close();
+  rmSync(folder, { recursive: true });
+});
 
 function put(path: string, content: string | number): void {
   mkdirSync(join(folder, dirname(path)), { recursive: true });
@@ -29,7 +35,13 @@ function put(path: string, content: string | number): void {
 }
 
 function inMiB(): { available: number; total: number } {
-  const { availableBytes, totalBytes } = readMemoryRoom(roots);
+  gauge?.close();
+  gauge = new MemoryGauge(roots);
+  return nowInMiB();
+}
+
+function nowInMiB(): { available: number; total: number } {
+  const { availableBytes, totalBytes } = gauge.read();
   return { available: availableBytes / MIB, total: totalBytes / MIB };
 }
 
@@ -79,11 +91,62 @@ test('a path of the host, of which a container sees the innermost part as the ro
   expect(inMiB()).toEqual({ available: 63, total: 64 });
 });
 
+describe('a gauge that stays open', () => {
+  beforeEach(() => {
+    put('proc/self/cgroup', '0::/a');
+    put('cgroup/a/memory.max', 300 * MIB);
+    put('cgroup/a/memory.current', 50 * MIB);
+    expect(inMiB()).toEqual({ available: 250, total: 300 });
+  });
+
+  test('says what is so now', () => {
+    put('cgroup/a/memory.max', 200 * MIB);
+    put('cgroup/a/memory.current', 60 * MIB);
+    expect(nowInMiB()).toEqual({ available: 140, total: 200 });
+    put('cgroup/a/memory.max', 'max');
+    expect(nowInMiB()).toEqual({ available: 512, total: 1024 });
+  });
+
+  test('follows the process into another cgroup', () => {
+    put('cgroup/b/memory.high', 100 * MIB);
+    put('cgroup/b/memory.current', 10 * MIB);
+    put('proc/self/cgroup', '0::/b');
+    expect(nowInMiB()).toEqual({ available: 90, total: 100 });
+  });
+
+  test('finds a limit that was not there when it was opened', () => {
+    put('cgroup/a/memory.high', 100 * MIB);
+    gauge.lookForAbsent(); // Too soon: it costs more than a reading.
+    expect(nowInMiB().total).toBe(300);
+    vi.spyOn(performance, 'now').mockReturnValueOnce(performance.now() + 20_000);
+    gauge.lookForAbsent();
+    expect(nowInMiB()).toEqual({ available: 50, total: 100 });
+  });
+
+  test('reads texts of any length', () => {
+    put(
+      'proc/meminfo',
+      `MemTotal: 2097152 kB\n${'Other: 1 kB\n'.repeat(3000)}MemAvailable: 1024 kB`,
+    );
+    expect(nowInMiB()).toEqual({ available: 1, total: 300 });
+  });
+
+  test('holds no file when it is closed', () => {
+    const open = () => readdirSync('/proc/self/fd').length;
+    const before = open();
+    gauge.close();
+    expect(open()).toBeLessThan(before);
+    expect(nowInMiB().total).toBe(300);
+    expect(open()).toBe(before);
+  });
+});
+
 test('a real cgroup around this process is heeded', () => {
   const limitBytes = 3 * 1024 * MIB;
   const own = makeCgroup(limitBytes);
   try {
-    const { availableBytes, totalBytes } = readMemoryRoom();
+    gauge = new MemoryGauge();
+    const { availableBytes, totalBytes } = gauge.read();
     if (own) expect(totalBytes).toBe(limitBytes);
     expect(availableBytes).toBeGreaterThan(0);
     expect(availableBytes).toBeLessThanOrEqual(totalBytes);

@@ -1,9 +1,13 @@
-import { describe, expect, test } from 'vitest';
+import { availableParallelism } from 'node:os';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { VmforkError } from '#src/errors.js';
+import type { MemoryRoom } from '#src/memshare/available.js';
 import { MemoryBudget } from '#src/memshare/budget.js';
 
 const MIB = 1024 * 1024;
+const GIB = 1024 * MIB;
 const refused = { code: 'VMF_NO_MEMORY', operation: 'fork' };
+const gaugeOf = (read: () => MemoryRoom) => ({ read, lookForAbsent() {}, close() {} });
 /** As a clone that is forked and takes so much guest memory of its own. */
 const measured = (privateMiB: number) => () => Promise.resolve(privateMiB * MIB);
 /** Room for three at the first estimate of 1.5 MiB. */
@@ -15,6 +19,8 @@ async function settled<T>(promise: Promise<T>): Promise<boolean> {
   await new Promise(setImmediate);
   return (await Promise.race([promise, Promise.resolve(pending)])) !== pending;
 }
+
+afterEach(() => vi.restoreAllMocks());
 
 describe('a fixed budget', () => {
   test('refuses what does not fit, and lets in again what was released', async () => {
@@ -80,10 +86,12 @@ describe('a fixed budget', () => {
 
   test('clones that grow are charged what they were found to take', async () => {
     const budget = forThree('refuse');
-    const [charge] = await budget.admit(1);
-    charge?.settle(measured(6));
+    let privateMiB = 0.5;
+    const grow = () => Promise.resolve(privateMiB * MIB);
+    for (const charge of await budget.admit(1)) charge.settle(grow);
+    privateMiB = 6;
     await new Promise((resolve) => setTimeout(resolve, 260)); // A measurement holds for 250 ms.
-    await budget.admit(1);
+    for (const charge of await budget.admit(1)) charge.settle(measured(0.5));
     await new Promise(setImmediate);
     expect(budget.state.chargedBytes).toBeGreaterThan(7 * MIB);
     expect(budget.state.estimateBytes).toBeGreaterThan(2 * MIB);
@@ -127,7 +135,7 @@ describe('what is frozen', () => {
   test('must be there, whatever the budget says', async () => {
     const room = { availableBytes: 8 * MIB, totalBytes: 60 * MIB };
     const options = { fixedBytes: 50 * MIB, onBudget: 'refuse' as const };
-    const budget = new MemoryBudget({ ...options, readRoom: () => room });
+    const budget = new MemoryBudget({ ...options, gauge: gaugeOf(() => room) });
     expect(budget.state.freeBytes).toBe(5 * MIB);
     for (const ofClones of [true, false]) {
       await expect(budget.reserve(6 * MIB, ofClones)).rejects.toMatchObject({
@@ -145,7 +153,7 @@ describe('what is frozen', () => {
 
 describe('without a fixed budget', () => {
   const hostWith = (room: { availableBytes: number; totalBytes: number }) =>
-    new MemoryBudget({ fixedBytes: null, onBudget: 'refuse', readRoom: () => room });
+    new MemoryBudget({ fixedBytes: null, onBudget: 'refuse', gauge: gaugeOf(() => room) });
 
   test('a twentieth of all memory stays free, and forks under way are taken off', async () => {
     const budget = hostWith({ availableBytes: 8 * MIB, totalBytes: 60 * MIB });
@@ -164,6 +172,29 @@ describe('without a fixed budget', () => {
     expect(budget.state.freeBytes).toBe(3.5 * MIB);
   });
 
+  test.each([
+    {
+      what: 'that left more than anybody can have taken since holds',
+      availableGiB: 4 * availableParallelism(),
+      reads: 1,
+    },
+    { what: 'that left less is old after 50 ms', availableGiB: 1, reads: 2 },
+  ])('a reading $what', async ({ availableGiB, reads }) => {
+    let count = 0;
+    const gauge = gaugeOf(() => {
+      count++;
+      return { availableBytes: availableGiB * GIB, totalBytes: 4 * GIB };
+    });
+    const budget = new MemoryBudget({ fixedBytes: null, onBudget: 'refuse', gauge });
+    await budget.admit(1);
+    vi.spyOn(process.hrtime, 'bigint').mockReturnValue(process.hrtime.bigint() + 1_000_000_000n);
+    await budget.admit(1);
+    expect(count).toBe(reads);
+    // When nobody waits for it, it is read in any case.
+    for (const charge of await budget.admit(1)) charge.settle(measured(0.5));
+    expect(count).toBe(2);
+  });
+
   test('memory that somebody else gave back is found while a fork waits', async () => {
     const room = { availableBytes: 0, totalBytes: 60 * MIB };
     const budget = hostWith(room);
@@ -175,16 +206,16 @@ describe('without a fixed budget', () => {
   test('while the kernel cannot be asked, its last answer counts', async () => {
     const noFiles = new VmforkError('VMF_TOO_MANY_FILES');
     const answers = [{ availableBytes: 0, totalBytes: 60 * MIB }, noFiles];
-    const readRoom = () => {
+    const gauge = gaugeOf(() => {
       const answer = answers.shift() ?? { availableBytes: 30 * MIB, totalBytes: 60 * MIB };
       if (answer instanceof VmforkError) throw answer;
       return answer;
-    };
-    const budget = new MemoryBudget({ fixedBytes: null, onBudget: 'wait', readRoom });
+    });
+    const budget = new MemoryBudget({ fixedBytes: null, onBudget: 'wait', gauge });
     expect(await budget.admit(1)).toHaveLength(1); // In the end, after two readings that did not help.
     expect(answers).toEqual([]);
     answers.push(noFiles);
-    const other = new MemoryBudget({ fixedBytes: null, onBudget: 'wait', readRoom });
+    const other = new MemoryBudget({ fixedBytes: null, onBudget: 'wait', gauge });
     await expect(other.admit(1)).rejects.toBe(noFiles);
   });
 });
