@@ -11,6 +11,8 @@ import { guestParameters, openSnapshot, repeat } from './default-guest.js';
 import { forkedMs } from './stages.js';
 
 const DEPTH = 8;
+// Enough that no later level can have written to all of it by chance, which would drop the level from the chain.
+const LEVEL_BYTES = 256 * 1024;
 
 export const saveLoad: BenchCase = {
   name: 'save-load',
@@ -22,7 +24,7 @@ export const saveLoad: BenchCase = {
     try {
       await using base = await saveChain(run, root, directory);
       await using clone = await base.fork();
-      await clone.writeFile('/tmp/last', 'last');
+      await clone.writeFile('/tmp/last', Buffer.alloc(LEVEL_BYTES, DEPTH));
       await using last = await clone.snapshot();
       const path = join(directory, 'last');
       await repeat(run, (counts) => measureRound(run, { last, base, path }, counts));
@@ -41,7 +43,7 @@ async function saveChain(run: CaseRun, root: Snapshot, directory: string): Promi
   let last = root;
   for (let level = 1; level < DEPTH; level++) {
     await using clone = await last.fork();
-    await clone.writeFile(`/tmp/${level}`, `level ${level}`);
+    await clone.writeFile(`/tmp/${level}`, Buffer.alloc(LEVEL_BYTES, level));
     const next = await clone.snapshot();
     await next.save(join(directory, String(level)), { base: last });
     if (last !== root) await last.destroy();

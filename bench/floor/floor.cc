@@ -108,7 +108,8 @@ class Floor {
   Floor(const Template& source, std::unique_ptr<Shell> shell)
       : source_(source),
         shell_(std::move(shell)),
-        rest_(std::make_shared<const CoreState>(StateAtRest(source.State(), *shell_->Fresh()))) {}
+        rest_(std::make_shared<const CoreState>(
+            StateAtRest(source.snapshot->SharedState(), *shell_->Fresh()))) {}
 
   Result<double> Fork() {
     const MachineState& state = source_.State();
@@ -120,7 +121,7 @@ class Floor {
       return FailErrno("mmap", "guest memory");
     VMFORK_CHECK(shell_->Kvm().SetClock(state.clock));
     // KVM_SET_MSRS, and KVM_SET_LAPIC where its timer counts: all else is equal.
-    VMFORK_CHECK(WriteVcpuState(vcpu.Fd(), state.vcpus.front(), rest_->vcpus.front()));
+    VMFORK_CHECK(WriteVcpuState(vcpu.Fd(), state.vcpus.front(), rest_->to_next.vcpus.front()));
     VMFORK_CHECK(Interrupt(shell_->Kvm()));
     vcpu.Unpark();
     return MsSince(start);

@@ -21,9 +21,9 @@ const RESERVE_SHARE = 0.05;
 const RESERVE_MOST_BYTES = 1024 * MIB;
 // The kernel's files are read again only when what they said is older,
 const READ_EVERY_MS = 50;
-// and a fork waits for that only when all processors together could have used up what they said was left: to touch memory
-// is to have it cleared first, of which one does less than so much.
-const TAKEN_BYTES_PER_MS = 2 * MIB * availableParallelism();
+// and a fork waits for that only when all processors together could have used up what they said was left: memory is
+// cleared when it is first touched, of which one does less than so much, in huge pages too.
+const TAKEN_BYTES_PER_MS = 8 * MIB * availableParallelism();
 // Measuring clones walks their page tables, which would slow a storm of forks down.
 const MEASURE_EVERY_MS = 250;
 // While somebody waits, memory may come free elsewhere, which nobody announces; a destroy looks again at once.

@@ -175,7 +175,7 @@ describe('without a fixed budget', () => {
   test.each([
     {
       what: 'that left more than anybody can have taken since holds',
-      availableGiB: 4 * availableParallelism(),
+      availableGiB: 10 * availableParallelism(),
       reads: 1,
     },
     { what: 'that left less is old after 50 ms', availableGiB: 1, reads: 2 },
