@@ -10,7 +10,7 @@ export class StageClock {
   readonly stages: Timing[] = [];
   #last: bigint;
 
-  /** `start`: of its first stage, of `process.hrtime.bigint()`. */
+  /** `start`: when its first stage began, as `process.hrtime.bigint()` says. */
   constructor(start: bigint = process.hrtime.bigint()) {
     this.#last = start;
   }

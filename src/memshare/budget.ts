@@ -307,7 +307,7 @@ export class MemoryBudget {
   }
 
   #readAgainIfOld(): void {
-    if (this.#readingAgeMs() < READ_EVERY_MS) return;
+    if (this.#closed || this.#readingAgeMs() < READ_EVERY_MS) return;
     try {
       this.#room = this.#gauge.read();
     } catch (error) {

@@ -1,10 +1,11 @@
 // One small file of /proc or a cgroup that is read again and again: it stays open, and each read is of what it says now.
 
 import { closeSync, openSync, readSync } from 'node:fs';
-import { constants } from 'node:os';
 import { VmforkError } from '../errors.js';
 
 const FIRST_BUFFER_BYTES = 8192;
+// The hierarchy, the controller or the file is not there, no more, or not for us.
+const ABSENT = new Set(['ENOENT', 'ENOTDIR', 'ENODEV', 'EACCES', 'EPERM']);
 /** Texts are made of it at once, so all files of a thread share it. */
 let buffer = Buffer.allocUnsafe(FIRST_BUFFER_BYTES);
 
@@ -20,7 +21,7 @@ export class KernelFile {
     this.path = path;
   }
 
-  /** What it says; null when it is not there, which is remembered. Throws `VMF_TOO_MANY_FILES`. */
+  /** What it says; null when it is not there, which is remembered. Throws `VMF_TOO_MANY_FILES` and `VMF_SYSTEM`. */
   read(): string | null {
     if (this.#isAbsent) return null;
     try {
@@ -28,14 +29,9 @@ export class KernelFile {
       return readFromStart(this.#fd);
     } catch (error) {
       this.close();
-      const { code } = error as NodeJS.ErrnoException;
-      if (code === 'EMFILE' || code === 'ENFILE') {
-        const context = { operation: 'open', errno: constants.errno[code], cause: error };
-        throw new VmforkError('VMF_TOO_MANY_FILES', this.path, context);
-      }
-      // The hierarchy, the controller or the file is not there, or no more (ENODEV).
-      this.#isAbsent = true;
-      return null;
+      this.#isAbsent = ABSENT.has((error as NodeJS.ErrnoException).code ?? '');
+      if (this.#isAbsent) return null;
+      throw unreadable(this.path, error as NodeJS.ErrnoException);
     }
   }
 
@@ -57,6 +53,13 @@ export class KernelFile {
     finalizer.register(this, fd, this);
     return fd;
   }
+}
+
+function unreadable(path: string, error: NodeJS.ErrnoException): VmforkError {
+  const { code, errno = 0, syscall: operation = 'read' } = error;
+  const isOutOfFiles = code === 'EMFILE' || code === 'ENFILE';
+  const context = { operation, errno: Math.abs(errno), cause: error };
+  return new VmforkError(isOutOfFiles ? 'VMF_TOO_MANY_FILES' : 'VMF_SYSTEM', path, context);
 }
 
 function readFromStart(fd: number): string {

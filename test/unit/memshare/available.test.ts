@@ -131,6 +131,16 @@ describe('a gauge that stays open', () => {
     expect(nowInMiB()).toEqual({ available: 1, total: 300 });
   });
 
+  test('takes a limit that cannot be read for none at no time', () => {
+    rmSync(join(folder, 'cgroup/a/memory.max'));
+    mkdirSync(join(folder, 'cgroup/a/memory.max'));
+    gauge.close();
+    const cannotBeRead = expect.objectContaining({ code: 'VMF_SYSTEM', errno: 21 });
+    for (let again = 0; again < 2; again++) expect(() => gauge.read()).toThrow(cannotBeRead);
+    rmdirSync(join(folder, 'cgroup/a/memory.max'));
+    expect(nowInMiB()).toEqual({ available: 512, total: 1024 });
+  });
+
   test('holds no file when it is closed', () => {
     const open = () => readdirSync('/proc/self/fd').length;
     const before = open();

@@ -195,6 +195,18 @@ describe('without a fixed budget', () => {
     expect(count).toBe(2);
   });
 
+  test('asks no more when it is closed', async () => {
+    let count = 0;
+    const gauge = gaugeOf(() => ({ availableBytes: (8 + ++count) * GIB, totalBytes: 60 * GIB }));
+    const budget = new MemoryBudget({ fixedBytes: null, onBudget: 'refuse', gauge });
+    const [charge] = await budget.admit(1);
+    budget.close(new VmforkError('VMF_STATE'));
+    vi.spyOn(process.hrtime, 'bigint').mockReturnValue(process.hrtime.bigint() + 1_000_000_000n);
+    charge?.settle(measured(0.5));
+    expect(budget.state.clones).toBe(1);
+    expect(count).toBe(1);
+  });
+
   test('memory that somebody else gave back is found while a fork waits', async () => {
     const room = { availableBytes: 0, totalBytes: 60 * MIB };
     const budget = hostWith(room);
