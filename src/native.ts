@@ -51,6 +51,8 @@ export interface NativeDiskOptions {
   path: string | null;
   /** Whether `path` is opened for reading only. Drive 0 takes nothing else. */
   readOnly: boolean;
+  /** Whether `path` is what a scratch disk holds at first; nobody else may use it from then on. */
+  isScratch: boolean;
   /** Size of a scratch disk, a multiple of 512; 0 with `path`. */
   scratchBytes: number;
   /** What the guest reads as the disk's serial number; at most 20 bytes of it count. */

@@ -155,6 +155,7 @@ DiskOptions ToDiskOptions(const Napi::Value& value) {
   const Napi::Value path = object.Get("path");
   if (!path.IsNull()) options.path = ToPath(path, "path");
   options.read_only = ToBoolean(object.Get("readOnly"), "readOnly");
+  options.is_scratch = ToBoolean(object.Get("isScratch"), "isScratch");
   options.scratch_bytes = ToInteger(object.Get("scratchBytes"), "scratchBytes", kScratchBytes);
   options.serial = ToText(object.Get("serial"), "serial", kMostSerialBytes);
   if (options.path.empty() && (options.scratch_bytes == 0 || options.scratch_bytes % 512 != 0))

@@ -37,6 +37,19 @@ inline BlockDisk MakeDisk(const std::string& content,
           .serial = "serial-number"};
 }
 
+// As the device reads it.
+inline std::string ContentOf(const BlockMedium& medium) {
+  std::string content(medium.SizeBytes(), '\0');
+  for (uint64_t at = 0; at < content.size();) {
+    const auto [fd, size] = medium.Find(at, content.size() - at);
+    if (::pread(fd, content.data() + at, size, static_cast<off_t>(at)) !=
+        static_cast<ssize_t>(size))
+      return "unreadable";
+    at += size;
+  }
+  return content;
+}
+
 struct DiskMachine {
   using Access = BlockDevice::Access;
 

@@ -17,19 +17,6 @@ constexpr auto kReadWrite = BlockDevice::Access::kReadWrite;
 constexpr auto kScratch = BlockMedium::Kind::kScratch;
 constexpr uint64_t kSector = 512;
 
-// As the device reads it.
-std::string ContentOf(const BlockMedium& medium) {
-  std::string content(medium.SizeBytes(), '\0');
-  for (uint64_t at = 0; at < content.size();) {
-    const auto [fd, size] = medium.Find(at, content.size() - at);
-    if (::pread(fd, content.data() + at, size, static_cast<off_t>(at)) !=
-        static_cast<ssize_t>(size))
-      return "unreadable";
-    at += size;
-  }
-  return content;
-}
-
 // As Vm::Freeze() does it; the device goes on.
 MediumPtr Freeze(DiskMachine& d, const std::string& directory = {}) {
   auto capture = BlockCapture::Prepare(d.m.device->Disk().medium, directory);

@@ -36,6 +36,7 @@ struct ForkOptions {
 struct DiskOptions {
   std::string path;            // a regular file or block device; empty: a scratch disk
   bool read_only = true;       // of `path`
+  bool is_scratch = false;     // `path` is what a scratch disk holds at first
   uint64_t scratch_bytes = 0;  // of a scratch disk; a multiple of 512
   std::string serial;          // what the guest reads; 20 bytes of it count
 };

@@ -100,7 +100,7 @@ export async function attachRootfs(
     filled.push(IMAGE_DRIVE);
     if (onDisk) {
       await using scratch = await makeScratch(writable.diskMiB, options.signal);
-      await machine.attachDisk(SCRATCH_DRIVE, { path: scratch.path, readOnly: false });
+      await machine.attachDisk(SCRATCH_DRIVE, { path: scratch.path, isScratch: true });
       filled.push(SCRATCH_DRIVE);
     }
     const request = {

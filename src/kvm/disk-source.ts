@@ -5,6 +5,8 @@ export interface DiskSource {
   path?: string;
   /** Of `path`; true unless given. */
   readOnly?: boolean;
+  /** Whether the file is what a scratch disk holds at first: nobody else may use it from then on, and branches copy nothing of it. */
+  isScratch?: boolean;
   scratchBytes?: number;
   /** What the guest reads in /sys/block/NAME/serial; at most 20 bytes. */
   serial?: string;

@@ -138,6 +138,7 @@ export class Machine implements VmEventSink {
   /** What the machine owns has to be there a second time, and is from then on shared. */
   async #freezeAdmitted(limits: SnapshotOptions, longRest: boolean): Promise<Frozen> {
     const { privateBytes } = await this.memory();
+    this.#charge?.measured(privateBytes);
     const { budget } = this.#engine;
     const room = await reserveLayer(budget, privateBytes, this.#charge !== null, limits);
     try {
@@ -169,8 +170,9 @@ export class Machine implements VmEventSink {
   /** Puts a disk into drive 0 (read-only) or 1; the guest finds the new size in its own time. Rejects with `VMF_DISK`. */
   async attachDisk(drive: number, disk: DiskSource): Promise<void> {
     this.assertLegal('attachDisk');
-    const { path = null, readOnly = true, scratchBytes = 0, serial = '' } = disk;
-    const options = { path, readOnly, scratchBytes, serial };
+    const { path = null, isScratch = false, scratchBytes = 0, serial = '' } = disk;
+    const readOnly = disk.readOnly ?? !isScratch;
+    const options = { path, readOnly, isScratch, scratchBytes, serial };
     await this.#call(this.#native.attachDisk(drive, options));
   }
 

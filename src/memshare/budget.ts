@@ -69,6 +69,8 @@ export interface Admission extends WaitOptions {
 export interface Charge {
   /** It is forked and runs: the kernel counts it from now on, and `measure` says what it takes. */
   settle(measure: () => Promise<number>): void;
+  /** It was found to own so many bytes of guest memory. */
+  measured(privateBytes: number): void;
   /** It takes something else now. */
   measureAgain(): void;
   /** It is gone, or was never made. Idempotent. */
@@ -211,6 +213,7 @@ export class MemoryBudget {
         cost.measure = measure;
         this.#afterFork();
       },
+      measured: (privateBytes: number) => this.#cost.learn(cost, privateBytes),
       measureAgain: () => this.#cost.measure(cost, () => this.#startThoseThatFit()),
       release: () => this.#release(cost),
     };

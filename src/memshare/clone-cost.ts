@@ -72,7 +72,7 @@ export class CloneCost {
     // A clone that has ended meanwhile is about to be removed.
     clone.measure?.().then(
       (privateBytes) => {
-        this.#learn(clone, privateBytes);
+        this.learn(clone, privateBytes);
         onKnown();
       },
       () => {},
@@ -87,7 +87,8 @@ export class CloneCost {
     }
   }
 
-  #learn(clone: Cost, privateBytes: number): void {
+  /** It was found to own so many bytes of guest memory, and is charged that from now on. */
+  learn(clone: Cost, privateBytes: number): void {
     this.#meanPrivateBytes += (privateBytes - this.#meanPrivateBytes) * WEIGHT;
     if (!this.#clones.has(clone)) return;
     this.#totalBytes += KERNEL_BYTES + privateBytes - clone.bytes;

@@ -1,7 +1,7 @@
 // What the tests on a real /dev/kvm share: the host's speed class, the cached template, and clones with a helper inside.
 
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
@@ -18,6 +18,8 @@ export function scale(amount: { full: number; nested: number; interpreted: numbe
   if (isNested) return amount.nested;
   return isInterpreted ? amount.interpreted : amount.full;
 }
+
+const STAT_BLOCK_BYTES = 512; // stat(2)
 
 // A busy machine boots an interpreted kernel ten times slower than an idle one.
 export const BOOT_TIMEOUT_MS = 180_000;
@@ -167,6 +169,19 @@ export function footprint(): Footprint {
     maps: readFileSync('/proc/self/maps', 'utf8').split('\n').length,
     residentBytes: process.memoryUsage.rss(),
   };
+}
+
+/** Bytes that this process's scratch disks take, one number for each; they have no names. */
+export function scratchBytes(): number[] {
+  return readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      const path = `/proc/self/fd/${fd}`;
+      const isScratch = /\/scratch\/.*\(deleted\)$/.test(readlinkSync(path));
+      return isScratch ? [statSync(path).blocks * STAT_BLOCK_BYTES] : [];
+    } catch {
+      return []; // the descriptor that listed them
+    }
+  });
 }
 
 /** Files of frozen memory that this process has open or mapped. */

@@ -9,7 +9,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type PreparedRootfs, Snapshot } from 'vmfork';
 import { cacheDirectory } from '#src/kvm/guest.js';
 import { busyboxRootfs, bytesOf, shellOf, warmedSnapshot } from '../helpers/images.js';
-import { destroyAll, templateSnapshot } from '../helpers/kvm.js';
+import { destroyAll, scratchBytes, templateSnapshot } from '../helpers/kvm.js';
 import { archive, directory, symlink } from '../unit/oci/rootfs/tar-maker.js';
 
 const MIB = 1024 * 1024;
@@ -99,6 +99,25 @@ test('a scratch disk is thrown away, and says when it is full', async () => {
   expect(Number(blocks) * 512).toBeGreaterThan(12 * MIB);
   expect(Number(blocks) * 512).toBeLessThan(16 * MIB);
   expect(await shellOf(clone, 'rm /full; echo room >/room; cat /room')).toBe('room\n');
+});
+
+test('a branch copies nothing of a scratch disk, and each has its own from then on', async () => {
+  await using clone = await bare.fork();
+  await clone.attach(rootfs, { writable: { diskMiB: 16 } });
+  await shellOf(
+    clone,
+    'dd if=/dev/urandom of=/kept bs=64k count=8 conv=fsync 2>&1; echo old >/own',
+  );
+  const [before = 0] = scratchBytes();
+  expect(before).toBeGreaterThan(MIB / 4);
+  await using branch = await clone.fork();
+  const after = scratchBytes().reduce((sum, bytes) => sum + bytes, 0);
+  expect(after - before).toBeLessThan(before / 2);
+  await shellOf(clone, 'echo new >/own; sync');
+  const line = 'cat /own; md5sum </kept';
+  const [own, sum] = (await shellOf(clone, line)).split('\n');
+  expect(own).toBe('new');
+  expect((await shellOf(branch, line)).split('\n').slice(0, 2)).toEqual(['old', sum]);
 });
 
 test('memory for writing has a limit, too; the root can be read-only with places to write', async () => {

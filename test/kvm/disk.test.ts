@@ -14,7 +14,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Clone, Snapshot } from 'vmfork';
-import { destroyAll, eventually, templateSnapshot } from '../helpers/kvm.js';
+import { destroyAll, eventually, scratchBytes, templateSnapshot } from '../helpers/kvm.js';
 
 const SECTOR = 512;
 const MIB = 1024 * 1024;
@@ -58,19 +58,6 @@ async function shell(clone: Clone, line: string): Promise<string> {
   const { stdout, stderr, exitCode } = await clone.exec(['sh', '-c', line]);
   expect(exitCode, stderr).toBe(0);
   return stdout.trim();
-}
-
-/** Bytes that this process's scratch disks take, one number for each; they have no names. */
-function scratchBytes(): number[] {
-  return readdirSync('/proc/self/fd').flatMap((fd) => {
-    try {
-      const path = `/proc/self/fd/${fd}`;
-      const isScratch = /\/scratch\/.*\(deleted\)$/.test(readlinkSync(path));
-      return isScratch ? [statSync(path).blocks * SECTOR] : [];
-    } catch {
-      return []; // the descriptor that listed them
-    }
-  });
 }
 
 test('a clone gets a disk after its fork, gives it back, and gets another', async () => {

@@ -163,7 +163,7 @@ test('user with groups, volume, directory and stop signal are what the image’s
 test.each([
   [
     'squashfs',
-    // An interpreted kernel takes a minute to unpack the program.
+    // An interpreted kernel takes a minute to unpack the program; what it reads of the note is compressed.
     (tree: string, to: string) =>
       run('mksquashfs', tree, to, '-quiet', '-comp', 'zstd', '-action', 'uncompressed@name(sh)'),
   ],
@@ -172,7 +172,8 @@ test.each([
   const tree = join(folder, `${type}-tree`);
   mkdirSync(join(tree, 'bin'), { recursive: true });
   copyFileSync('/bin/busybox', join(tree, 'bin/sh'));
-  writeFileSync(join(tree, 'note'), type);
+  const numbers = Array.from({ length: 4000 }, (_, number) => number * number);
+  writeFileSync(join(tree, 'note'), [type, ...numbers].join('\n'));
   const path = join(folder, type);
   make(tree, path);
   await using base = await templateSnapshot();

@@ -1,12 +1,11 @@
 // Memory and disk of a branch belong to one point in time, whatever is under way.
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Clone, Snapshot } from 'vmfork';
 import type { DiskSource } from '#src/kvm/disk-source.js';
-import { destroyAll, eventually, templateSnapshot } from '../helpers/kvm.js';
-import { buildTestPrograms } from './programs/build.mjs';
+import { destroyAll, eventually, startProgram, templateSnapshot } from '../helpers/kvm.js';
 
 const PROGRAM = '/tmp/sequence';
 const MEMORY = '/tmp/sequence.memory';
@@ -31,12 +30,10 @@ async function numbers(clone: Clone): Promise<{ memory: number; disk: number; mi
 /** A clone whose writer has begun on a disk of 1 MiB. */
 async function startWriter(disk: DiskSource): Promise<Clone> {
   const source = await snapshot.fork();
-  const program = readFileSync(join(buildTestPrograms(), 'sequence'));
-  await source.writeFile(PROGRAM, program, { mode: 0o755 });
   await source.attachDisk(1, disk);
   const grown = async () => (await source.readFile('/sys/block/vdc/size')).toString() === '2048\n';
   expect(await eventually(grown, 30_000)).toBe(true);
-  source.spawn([PROGRAM, MEMORY, DISK]);
+  await startProgram(source, 'sequence', [MEMORY, DISK]);
   return source;
 }
 

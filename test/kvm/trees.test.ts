@@ -1,4 +1,6 @@
 // Trees of forks: branches, relations, lifetimes, races. Whatever goes first, the others live on, and nothing is left over.
+import { once } from 'node:events';
+import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Clone, CloneScope, Engine, type Snapshot, Template } from 'vmfork';
 import { Deferred } from '#src/waiting.js';
@@ -83,6 +85,33 @@ describe('relations', () => {
     expect(layersHeld()).toBeGreaterThan(before);
     await third.destroy();
     expect(await eventually(async () => layersHeld() === before, 10_000)).toBe(true);
+  });
+
+  test('a terminal goes on in the source, and in a branch with nobody at it', async () => {
+    await using source = await base.fork();
+    const asking = 'while read -r word; do echo "$word" >/tmp/word; echo "got $word"; done; exit 5';
+    const terminal = source.spawn(['sh', '-c', asking], { pty: { columns: 90, rows: 20 } });
+    let output = '';
+    terminal.stdout.on('data', (chunk) => {
+      output += chunk;
+    });
+    const ask = async (word: string) => {
+      terminal.stdin?.write(`${word}\n`);
+      while (!output.includes(`got ${word}`)) await once(terminal.stdout, 'data');
+    };
+    const size = async (vm: Clone) => (await vm.exec(['stty', '-F', '/dev/pts/0', 'size'])).stdout;
+    await ask('before');
+    await using branch = await source.fork();
+    await ask('after');
+    terminal.resize({ columns: 100, rows: 30 });
+    expect(await eventually(async () => (await size(source)) === '30 100\n', 10_000)).toBe(true);
+    expect(await read(source, '/tmp/word')).toBe('after\n');
+    expect(await read(branch, '/tmp/word')).toBe('before\n');
+    expect(await size(branch)).toBe('20 90\n');
+    // The other one is there yet.
+    expect(await text(branch.spawn(['tty'], { pty: true }).stdout)).toBe('/dev/pts/1\r\n');
+    terminal.stdin?.end();
+    await expect(terminal.exited).resolves.toMatchObject({ exitCode: 5 });
   });
 
   test('many branches of one source at once, and forks of its snapshot meanwhile', async () => {

@@ -48,14 +48,15 @@ Result<std::shared_ptr<const BlockMedium>> BlockMedium::OpenScratch(const std::s
 Result<std::shared_ptr<const BlockMedium>> BlockMedium::Open(const std::string& path, Kind kind,
                                                              ErrorCode refusal) {
   // O_NONBLOCK: opening a FIFO must not wait for its writer. It means nothing to disks.
-  const int access = kind == Kind::kFile ? O_RDWR : O_RDONLY;
+  const int access = kind == Kind::kImage ? O_RDONLY : O_RDWR;
   UniqueFd fd(::open(path.c_str(), access | O_CLOEXEC | O_NONBLOCK));
   if (!fd.IsValid()) {
     if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) return FailErrno("open", path);
     return Fail(refusal, "open", path, errno);
   }
   VMFORK_TRY(identity, Identify(fd.Get(), path, refusal));
-  auto medium = std::make_shared<BlockMedium>(std::move(fd), kind, identity, path);
+  auto medium = std::make_shared<BlockMedium>(std::move(fd), kind, identity,
+                                              kind == Kind::kScratch ? std::string() : path);
   if (kind == Kind::kFile) {
     VMFORK_TRY(changed, BlockMap::Make(identity.size_bytes));
     medium->changed_ = std::make_unique<BlockMap>(std::move(changed));

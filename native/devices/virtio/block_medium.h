@@ -37,8 +37,9 @@ class BlockMedium {
     auto operator<=>(const Identity&) const = default;
   };
 
-  // A regular file or block device. Errors: `refusal` when it is not there, not permitted, or
-  // something else (a directory, a FIFO); kTooManyFiles, kSystem.
+  // A regular file or block device; a scratch disk has it to itself from then on. Errors: `refusal`
+  // when it is not there, not permitted, or something else (a directory, a FIFO); kTooManyFiles,
+  // kSystem.
   static Result<std::shared_ptr<const BlockMedium>> Open(const std::string& path, Kind kind,
                                                          ErrorCode refusal);
   // All zeros, sparse, without a name: a file in `directory`, which is made when it is not there,

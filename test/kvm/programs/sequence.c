@@ -54,6 +54,8 @@ int main(int argc, char** argv) {
   if (argc > 3 && strcmp(argv[3], "read") == 0) return read_back(progress, disk);
   if (argc > 3 && strcmp(argv[3], "go") == 0) return kill((pid_t)progress->writer, SIGCONT);
   progress->writer = getpid();
+  puts("ready");
+  fflush(stdout);
   memset(sector, 0, kSector);
   for (uint64_t i = 1;; ++i) {
     progress->number = i;
