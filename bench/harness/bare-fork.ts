@@ -7,7 +7,7 @@ import { socketFromFd } from '#src/exec/sockets.js';
 import type { Snapshot } from '#src/index.js';
 import type { VmEventSink } from '#src/kvm/engine.js';
 import { FORK_RESUME } from '#src/kvm/identity.js';
-import type { NativeVm } from '#src/native.js';
+import type { NativeForkOptions, NativeVm } from '#src/native.js';
 
 const CONSOLE_BYTES = 4096;
 const WORKERS = 2;
@@ -28,9 +28,9 @@ export class BareFork implements VmEventSink {
   static of(snapshot: Snapshot): Promise<BareFork> {
     const { engine, native } = snapshot.origin;
     const { identity, resume } = engine.identities.take();
-    const options = { cid: identity.cid, controlBytes: resume, consoleBytes: CONSOLE_BYTES };
+    const options: NativeForkOptions = [identity.cid, resume, CONSOLE_BYTES];
     const forking = engine.fork(native, options, (vm) => new BareFork(snapshot, vm));
-    engine.identities.refill();
+    engine.drawAhead();
     return forking;
   }
 

@@ -140,13 +140,10 @@ BootOptions ToBootOptions(const Napi::Value& value) {
   return options;
 }
 
-ForkOptions ToForkOptions(const Napi::Value& value) {
-  const Napi::Object object = ToObject(value, "options");
-  ForkOptions options;
-  options.cid = static_cast<uint32_t>(ToInteger(object.Get("cid"), "cid", kCids));
-  options.control_bytes = ToBytes(object.Get("controlBytes"), "controlBytes", kMostControlBytes);
-  options.console_bytes = ToInteger(object.Get("consoleBytes"), "consoleBytes", kConsoleBytes);
-  return options;
+ForkOptions ToForkOptions(const Napi::CallbackInfo& info) {
+  return {.cid = static_cast<uint32_t>(ToInteger(info[0], "cid", kCids)),
+          .control_bytes = ToBytes(info[1], "controlBytes", kMostControlBytes),
+          .console_bytes = ToInteger(info[2], "consoleBytes", kConsoleBytes)};
 }
 
 DiskOptions ToDiskOptions(const Napi::Value& value) {

@@ -34,7 +34,8 @@ Napi::Function ToFunction(const Napi::Value& value, const char* name);
 // Everything is optional, the object too.
 EngineOptions ToEngineOptions(const Napi::Value& value);
 BootOptions ToBootOptions(const Napi::Value& value);
-ForkOptions ToForkOptions(const Napi::Value& value);
+// One by one, the first three: reading members of an object would cost a fork the more.
+ForkOptions ToForkOptions(const Napi::CallbackInfo& info);
 DiskOptions ToDiskOptions(const Napi::Value& value);
 // Without the base, which is an object of the caller's.
 SaveOptions ToSaveOptions(const Napi::Value& value);

@@ -16,6 +16,7 @@ void EngineObject::Define(Napi::Env env) {
                                   MethodOf<EngineObject, &EngineObject::Load>("load"),
                                   MethodOf<EngineObject, &EngineObject::Shells>("shells"),
                                   MethodOf<EngineObject, &EngineObject::LayerBytes>("layerBytes"),
+                                  MethodOf<EngineObject, &EngineObject::MakeVmAhead>("makeVmAhead"),
                                   MethodOf<EngineObject, &EngineObject::Close>("close")});
 }
 
@@ -62,6 +63,11 @@ Napi::Value EngineObject::Shells(const Info& info) {
 Napi::Value EngineObject::LayerBytes(const Info& info) {
   const uint64_t bytes = OrThrow(info.Env(), lease_->Handle()->CloneLayerBytes());
   return Napi::Number::New(info.Env(), static_cast<double>(bytes));
+}
+
+Napi::Value EngineObject::MakeVmAhead(const Info& info) {
+  VmObject::MakeAhead(info.Env());
+  return info.Env().Undefined();
 }
 
 Napi::Value EngineObject::Close(const Info& info) {

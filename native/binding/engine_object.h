@@ -29,6 +29,7 @@ class EngineObject {
   Napi::Value Load(const Info& info);
   Napi::Value Shells(const Info& info);
   Napi::Value LayerBytes(const Info& info);
+  Napi::Value MakeVmAhead(const Info& info);
   Napi::Value Close(const Info& info);
 
   const std::shared_ptr<EngineLease> lease_;

@@ -11,6 +11,8 @@
 
 namespace vmfork {
 
+class VmObject;
+
 struct EnvData {
   // Installs it, and a hook that takes down every engine before the environment ends.
   static EnvData& Install(Napi::Env env);
@@ -25,6 +27,10 @@ struct EnvData {
   Napi::FunctionReference engine_class;
   Napi::FunctionReference vm_class;
   Napi::FunctionReference snapshot_class;
+  struct {
+    Napi::ObjectReference object;
+    VmObject* native = nullptr;
+  } spare_vm;  // made ahead, stands for no VM yet; null: there is none
 };
 
 }  // namespace vmfork

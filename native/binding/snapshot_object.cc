@@ -80,7 +80,7 @@ Napi::Value SnapshotObject::GetInfo(const Info& info) {
 
 Napi::Value SnapshotObject::Fork(const Info& info) {
   auto work = [engine = lease_->Handle(), snapshot = Open(info.Env()),
-               options = ToForkOptions(info[0])] { return engine->Fork(snapshot, options); };
+               options = ToForkOptions(info)] { return engine->Fork(snapshot, options); };
   return RunJob(lease_->Handle(), info.This().As<Napi::Object>(), std::move(work),
                 [lease = lease_](Napi::Env env, std::shared_ptr<VmRecord>& record) {
                   return VmObject::Make(env, lease, std::move(record));
@@ -90,7 +90,7 @@ Napi::Value SnapshotObject::Fork(const Info& info) {
 // Here and now: with a shell at hand a fork takes less time than the way to a worker and back.
 Napi::Value SnapshotObject::TryFork(const Info& info) {
   const Napi::Env env = info.Env();
-  auto record = OrThrow(env, lease_->Handle()->TryFork(Open(env), ToForkOptions(info[0])));
+  auto record = OrThrow(env, lease_->Handle()->TryFork(Open(env), ToForkOptions(info)));
   return record == nullptr ? env.Null() : VmObject::Make(env, lease_, std::move(record));
 }
 

@@ -92,12 +92,28 @@ void VmObject::Define(Napi::Env env) {
 
 Napi::Value VmObject::Make(Napi::Env env, std::shared_ptr<EngineLease> lease,
                            std::shared_ptr<VmRecord> record) {
-  Napi::Object object = NewObject(env, std::make_unique<VmObject>(std::move(lease), record));
-  record->events->Open();
+  MakeAhead(env);
+  auto& spare = EnvData::Of(env).spare_vm;
+  const Napi::Object object = spare.object.Value();
+  VmObject& vm = *std::exchange(spare.native, nullptr);
+  spare.object.Reset();
+  vm.lease_ = std::move(lease);
+  vm.record_ = std::move(record);
+  vm.record_->events->Open();
   return object;
 }
 
+void VmObject::MakeAhead(Napi::Env env) {
+  auto& spare = EnvData::Of(env).spare_vm;
+  if (spare.native != nullptr) return;
+  auto native = std::make_unique<VmObject>();
+  VmObject* const vm = native.get();
+  spare.object = Napi::Persistent(NewObject(env, std::move(native)));
+  spare.native = vm;
+}
+
 VmObject::~VmObject() {
+  if (record_ == nullptr) return;
   record_->events->Mute();
   if (!record_->Get()) return;
   const auto& engine = lease_->Handle();
@@ -215,14 +231,14 @@ Napi::Value VmObject::Compare(const Info& info) {
 }
 
 Napi::Value VmObject::Reset(const Info& info) {
-  return RunWithVm(info, [options = ToForkOptions(info[0])](Vm& vm) { return vm.Reset(options); });
+  return RunWithVm(info, [options = ToForkOptions(info)](Vm& vm) { return vm.Reset(options); });
 }
 
 // Here and now, as NativeSnapshot.tryFork().
 Napi::Value VmObject::TryReset(const Info& info) {
   const Napi::Env env = info.Env();
-  const ForkOptions options = ToForkOptions(info[0]);
-  const Napi::Function on_running = ToFunction(info[1], "onRunning");
+  const ForkOptions options = ToForkOptions(info);
+  const Napi::Function on_running = ToFunction(info[3], "onRunning");
   const auto vm = OrThrow(env, record_->Get());
   std::optional<Napi::Error> thrown;  // kept out of the core, which has yet to end what was before
   const auto call = [&on_running, &thrown] {

@@ -21,9 +21,10 @@ class VmObject {
   // Events of the VM flow from here on.
   static Napi::Value Make(Napi::Env env, std::shared_ptr<EngineLease> lease,
                           std::shared_ptr<VmRecord> record);
+  // Has the next Make() find its object there: making one takes a tenth of a fork's time.
+  static void MakeAhead(Napi::Env env);
 
-  VmObject(std::shared_ptr<EngineLease> lease, std::shared_ptr<VmRecord> record)
-      : lease_(std::move(lease)), record_(std::move(record)) {}
+  VmObject() = default;
   ~VmObject();
   VmObject(const VmObject&) = delete;
   VmObject& operator=(const VmObject&) = delete;
@@ -57,8 +58,9 @@ class VmObject {
   template <typename Work, typename... ToJs>
   Napi::Value RunWithVm(const Info& info, Work work, ToJs... to_js);
 
-  const std::shared_ptr<EngineLease> lease_;
-  const std::shared_ptr<VmRecord> record_;
+  // Null only until Make() hands it out.
+  std::shared_ptr<EngineLease> lease_;
+  std::shared_ptr<VmRecord> record_;
 };
 
 }  // namespace vmfork

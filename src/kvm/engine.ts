@@ -129,12 +129,25 @@ export class Engine {
   }
 
   /** @internal Resolves with what `makeSink` made of the new VM. */
-  fork<T extends VmEventSink>(
+  async fork<T extends VmEventSink>(
     snapshot: NativeSnapshot,
     options: NativeForkOptions,
     makeSink: (vm: NativeVm) => T,
   ): Promise<T> {
-    return this.#make(() => snapshot.tryFork(options) ?? snapshot.fork(options), makeSink);
+    this.#assertOpen();
+    try {
+      const vm = snapshot.tryFork(...options);
+      if (vm) return this.#list(vm, makeSink);
+    } catch (error) {
+      throw fromNative(error);
+    }
+    return this.#make(() => snapshot.fork(...options), makeSink);
+  }
+
+  /** @internal What the next fork would have to wait for; while the guest of this one is at work. */
+  drawAhead(): void {
+    this.identities.refill();
+    this.#native.makeVmAhead();
   }
 
   /** @internal */
@@ -150,16 +163,14 @@ export class Engine {
 
   // Events of a VM may be delivered before the promise that carries the VM has called back: they wait for its sink.
   async #make<T extends VmEventSink>(
-    make: () => NativeVm | Promise<NativeVm>,
+    make: () => Promise<NativeVm>,
     makeSink: (vm: NativeVm) => T,
   ): Promise<T> {
     this.#assertOpen();
     this.#making++;
     try {
-      const made = make();
-      const vm = made instanceof Promise ? await made : made;
-      const sink = makeSink(vm);
-      this.#sinks.set(vm.id, sink);
+      const vm = await make();
+      const sink = this.#list(vm, makeSink);
       const early = this.#early.get(vm.id) ?? [];
       this.#early.delete(vm.id);
       for (const event of early) deliver(sink, event);
@@ -170,6 +181,12 @@ export class Engine {
       this.#making--;
       if (this.#making === 0) this.#dropEarly();
     }
+  }
+
+  #list<T extends VmEventSink>(vm: NativeVm, makeSink: (vm: NativeVm) => T): T {
+    const sink = makeSink(vm);
+    this.#sinks.set(vm.id, sink);
+    return sink;
   }
 
   #onEvent(event: NativeEvent): void {

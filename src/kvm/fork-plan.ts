@@ -6,7 +6,6 @@ import { StageClock } from './stage-clock.js';
 
 /** How one of possibly many clones is forked. */
 export interface ForkPlan {
-  readonly options: ForkOptions;
   readonly hostname: string | undefined;
   readonly release: FirstRelease | null;
   /** Started when the caller asked for it. */
@@ -24,7 +23,6 @@ export function planForks(
   for (let index = 0; index < (count ?? 1); index++) {
     const isNumbered = hostname !== undefined && count !== undefined;
     plans.push({
-      options,
       hostname: isNumbered ? `${hostname}-${index}` : hostname,
       release: planRelease(forkPoints, options, index),
       clock: new StageClock(start),

@@ -5,7 +5,7 @@ import { expectRelease } from '../exec/release.js';
 import type { Session } from '../exec/session.js';
 import type { Tunnel } from '../exec/tunnel.js';
 import type { Charge } from '../memshare/budget.js';
-import type { NativeSnapshot } from '../native.js';
+import type { NativeForkOptions, NativeSnapshot } from '../native.js';
 import type { ForkOptions } from '../options.js';
 import type { Engine } from './engine.js';
 import type { ForkPlan } from './fork-plan.js';
@@ -18,7 +18,7 @@ import {
 } from './identity.js';
 import { Machine } from './machine.js';
 import type { SnapshotMetadata } from './metadata.js';
-import type { StageClock, Timing } from './stage-clock.js';
+import type { Timing } from './stage-clock.js';
 
 const DEFAULT_IDENTITY_TIMEOUT_MS = 30_000;
 export const DEFAULT_CONSOLE_BYTES = 64 * 1024;
@@ -39,18 +39,30 @@ export interface Forked {
 }
 
 /** Forks within the memory that was admitted, which the machine gives back when it is gone; so does a failure. */
-export async function forkMachine(origin: Origin, plan: ForkPlan, charge: Charge): Promise<Forked> {
+export async function forkMachine(
+  origin: Origin,
+  plan: ForkPlan,
+  options: ForkOptions,
+  charge: Charge,
+): Promise<Forked> {
   const { engine, metadata } = origin;
   const { clock } = plan;
   clock.mark('admit');
   const { identity, resume } = engine.identities.take(plan.hostname);
-  const machine = await makeMachine(origin, plan, identity, resume, charge, clock);
+  const controlBytes = plan.release ? Buffer.concat([resume, plan.release.bytes]) : resume;
+  const consoleBytes = options.consoleBytes ?? DEFAULT_CONSOLE_BYTES;
+  clock.mark('identity');
+  const nativeOptions: NativeForkOptions = [identity.cid, controlBytes, consoleBytes];
+  const machine = await engine.fork(origin.native, nativeOptions, (vm) => {
+    clock.mark('fork'); // It runs.
+    return new Machine(engine, vm, charge);
+  });
   try {
     const session = machine.openControl(metadata);
     const forkPoint = plan.release && expectRelease(session, plan.release);
     const parent = { cid: metadata.cid, kernel: metadata.agent.kernel };
-    const acknowledged = acknowledge(session, identity, parent, plan.options);
-    engine.identities.refill(); // while the guest is at work
+    const acknowledged = acknowledge(session, identity, parent, options);
+    engine.drawAhead();
     await acknowledged;
     await forkPoint?.opened;
     clock.mark('acknowledge');
@@ -61,24 +73,6 @@ export async function forkMachine(origin: Origin, plan: ForkPlan, charge: Charge
     await machine.destroy();
     throw error;
   }
-}
-
-function makeMachine(
-  { engine, native }: Origin,
-  { options, release }: ForkPlan,
-  identity: Identity,
-  resume: Buffer,
-  charge: Charge,
-  clock: StageClock,
-): Promise<Machine> {
-  const controlBytes = release ? Buffer.concat([resume, release.bytes]) : resume;
-  const consoleBytes = options.consoleBytes ?? DEFAULT_CONSOLE_BYTES;
-  clock.mark('identity');
-  const forkOptions = { cid: identity.cid, controlBytes, consoleBytes };
-  return engine.fork(native, forkOptions, (vm) => {
-    clock.mark('fork'); // It runs.
-    return new Machine(engine, vm, charge);
-  });
 }
 
 /** Waits until the guest has applied its identity. Rejects with `VMF_IDENTITY` when it does not. */

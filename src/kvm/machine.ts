@@ -225,7 +225,7 @@ export class Machine implements VmEventSink {
 
   #tryReset(options: NativeForkOptions, onRunning: () => void): boolean {
     try {
-      const done = this.#native.tryReset(options, onRunning);
+      const done = this.#native.tryReset(...options, onRunning);
       if (done) this.#resets++;
       return done;
     } catch (error) {
@@ -236,7 +236,7 @@ export class Machine implements VmEventSink {
   async #resetLater(options: NativeForkOptions): Promise<void> {
     this.#isRewinding = true;
     try {
-      await this.#native.reset(options);
+      await this.#native.reset(...options);
       this.#rewound(true);
     } catch (error) {
       this.#rewound(false);

@@ -26,11 +26,7 @@ export async function resetMachine(
   const { identity, resume } = machine.engine.identities.take(options.hostname);
   const consoleBytes = options.consoleBytes ?? DEFAULT_CONSOLE_BYTES;
   clock.mark('identity');
-  const session = await machine.rewind(
-    { cid: identity.cid, controlBytes: resume, consoleBytes },
-    metadata,
-    clock,
-  );
+  const session = await machine.rewind([identity.cid, resume, consoleBytes], metadata, clock);
   machine.engine.identities.refill();
   try {
     const parent = { cid: metadata.cid, kernel: metadata.agent.kernel };

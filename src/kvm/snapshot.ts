@@ -155,9 +155,9 @@ export class Snapshot {
     checkOptions('fork', FORK_OPTIONS, options);
     const plans = this.#plans(options, start);
     return this.#inScope(options, async (within) => {
-      const charges = await this.#admit(plans.length, within);
+      const charges = this.#tryAdmit(plans.length) ?? (await this.#admit(plans.length, within));
       const forks = plans.map((plan, index) =>
-        this.#forkAdmitted({ ...plan, options: within }, charges[index] as Charge),
+        this.#forkAdmitted(plan, within, charges[index] as Charge),
       );
       const clones = await allOrNone(forks);
       return options.count === undefined ? (clones[0] as Clone) : clones;
@@ -181,8 +181,8 @@ export class Snapshot {
     checkValue('count', CLONE_COUNT, options.count);
     return this.#plans(options, start).map((plan) =>
       this.#inScope(options, async (within) => {
-        const [charge] = await this.#admit(1, within);
-        return this.#forkAdmitted({ ...plan, options: within }, charge as Charge);
+        const [charge] = this.#tryAdmit(1) ?? (await this.#admit(1, within));
+        return this.#forkAdmitted(plan, within, charge as Charge);
       }),
     );
   }
@@ -297,17 +297,21 @@ export class Snapshot {
     return scope.track(work({ ...options, signal, scope }).finally(unlink));
   }
 
+  #tryAdmit(count: number): Charge[] | null {
+    return this.#engine.budget.tryAdmit(count);
+  }
+
   #admit(count: number, { onBudget, budgetTimeoutMs, signal }: ForkOptions): Promise<Charge[]> {
     return this.#engine.budget.admit(count, { onBudget, timeoutMs: budgetTimeoutMs, signal });
   }
 
-  async #forkAdmitted(plan: ForkPlan, charge: Charge): Promise<Clone> {
+  async #forkAdmitted(plan: ForkPlan, options: ForkOptions, charge: Charge): Promise<Clone> {
     const engine = this.#engine;
     try {
-      const forked = await engine.forkSlots.run('fork', plan.options.signal, () =>
-        forkMachine(this.origin, plan, charge),
+      const forked = await engine.forkSlots.run('fork', options.signal, () =>
+        forkMachine(this.origin, plan, options, charge),
       );
-      return await this.#handOver(forked, plan.options.scope ?? null);
+      return await this.#handOver(forked, options.scope ?? null);
     } catch (error) {
       charge.release();
       throw error;

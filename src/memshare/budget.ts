@@ -130,6 +130,12 @@ export class MemoryBudget {
     };
   }
 
+  /** Lets so many clones in when that is possible here and now; else null, and {@link admit} finds out why. */
+  tryAdmit(count: number): Charge[] | null {
+    if (this.#closed || this.#queue.size > 0) return null;
+    return this.#hasRoom(count * this.#cost.estimateBytes, true) ? this.#charge(count) : null;
+  }
+
   /**
    * Lets so many clones in, all or none, after those who came first. Rejects with `VMF_NO_MEMORY`: at once with `'refuse'`
    * and when they can never fit, else after `timeoutMs`; and with `VMF_ABORTED`.
@@ -276,11 +282,14 @@ export class MemoryBudget {
     this.#timer = undefined;
   }
 
-  #fits(wish: Wish): boolean {
-    const bytes = wish.bytes();
+  #fits({ bytes, ofClones }: Wish): boolean {
+    return this.#hasRoom(bytes(), ofClones);
+  }
+
+  #hasRoom(bytes: number, forClones: boolean): boolean {
     if (this.#hereBytes() - bytes < this.#readingAgeMs() * TAKEN_BYTES_PER_MS)
       this.#readAgainIfOld();
-    return bytes <= this.#freeBytes(wish.ofClones);
+    return bytes <= this.#freeBytes(forClones);
   }
 
   #canEverFit(wish: Wish): boolean {
