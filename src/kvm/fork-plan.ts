@@ -12,11 +12,11 @@ export interface ForkPlan {
   readonly clock: StageClock;
 }
 
-/** `start`: of that call. Throws `VMF_OPTIONS`, and `VMF_FORK_POINT` when nobody waits for a payload. */
+/** `startMs`: of that call. Throws `VMF_OPTIONS`, and `VMF_FORK_POINT` when nobody waits for a payload. */
 export function planForks(
   forkPoints: readonly string[],
   options: ForkOptions,
-  start: bigint,
+  startMs: number,
 ): ForkPlan[] {
   const { hostname, count } = options;
   const plans: ForkPlan[] = [];
@@ -25,7 +25,7 @@ export function planForks(
     plans.push({
       hostname: isNumbered ? `${hostname}-${index}` : hostname,
       release: planRelease(forkPoints, options, index),
-      clock: new StageClock(start),
+      clock: new StageClock(startMs),
     });
   }
   return plans;

@@ -151,9 +151,9 @@ export class Snapshot {
   fork(options: ForkOptions & { count: number }): Promise<Clone[]>;
   fork(options?: ForkOptions): Promise<Clone>;
   async fork(options: ForkOptions = {}): Promise<Clone | Clone[]> {
-    const start = process.hrtime.bigint();
+    const startMs = performance.now();
     checkOptions('fork', FORK_OPTIONS, options);
-    const plans = this.#plans(options, start);
+    const plans = this.#plans(options, startMs);
     return this.#inScope(options, async (within) => {
       const charges = this.#tryAdmit(plans.length) ?? (await this.#admit(plans.length, within));
       const forks = plans.map((plan, index) =>
@@ -176,10 +176,10 @@ export class Snapshot {
 
   /** @internal So many clones, each by itself. */
   forkEach(options: ForkOptions & { count: number }): Promise<Clone>[] {
-    const start = process.hrtime.bigint();
+    const startMs = performance.now();
     checkOptions('forkSettled', FORK_OPTIONS, options);
     checkValue('count', CLONE_COUNT, options.count);
-    return this.#plans(options, start).map((plan) =>
+    return this.#plans(options, startMs).map((plan) =>
       this.#inScope(options, async (within) => {
         const [charge] = this.#tryAdmit(1) ?? (await this.#admit(1, within));
         return this.#forkAdmitted(plan, within, charge as Charge);
@@ -282,9 +282,9 @@ export class Snapshot {
     return this.#native;
   }
 
-  #plans(options: ForkOptions, start: bigint): ForkPlan[] {
+  #plans(options: ForkOptions, startMs: number): ForkPlan[] {
     this.#open();
-    return planForks(this.metadata.forkPoints, options, start);
+    return planForks(this.metadata.forkPoints, options, startMs);
   }
 
   /** Has `work` fork within the scope that the options name, or this snapshot's, if any. */

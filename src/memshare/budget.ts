@@ -354,7 +354,7 @@ export class MemoryBudget {
 }
 
 /** By the clock that a fork has just read: another's code would be cold. */
-const nowMs = () => Number(process.hrtime.bigint()) / 1e6;
+const nowMs = () => performance.now();
 
 const mib = (bytes: number) => `${(bytes / MIB).toFixed(1)} MiB`;
 

@@ -187,7 +187,7 @@ describe('without a fixed budget', () => {
     });
     const budget = new MemoryBudget({ fixedBytes: null, onBudget: 'refuse', gauge });
     await budget.admit(1);
-    vi.spyOn(process.hrtime, 'bigint').mockReturnValue(process.hrtime.bigint() + 1_000_000_000n);
+    vi.spyOn(performance, 'now').mockReturnValue(performance.now() + 1000);
     await budget.admit(1);
     expect(count).toBe(reads);
     // When nobody waits for it, it is read in any case.
@@ -201,7 +201,7 @@ describe('without a fixed budget', () => {
     const budget = new MemoryBudget({ fixedBytes: null, onBudget: 'refuse', gauge });
     const [charge] = await budget.admit(1);
     budget.close(new VmforkError('VMF_STATE'));
-    vi.spyOn(process.hrtime, 'bigint').mockReturnValue(process.hrtime.bigint() + 1_000_000_000n);
+    vi.spyOn(performance, 'now').mockReturnValue(performance.now() + 1000);
     charge?.settle(measured(0.5));
     expect(budget.state.clones).toBe(1);
     expect(count).toBe(1);
