@@ -81,10 +81,8 @@ std::unexpected<Error> NeverRan(const char* way) {
 class Floor {
  public:
   static Result<std::unique_ptr<Floor>> Create(const Template& source) {
-    const MachineState& state = source.State();
     StageClock clock;
-    auto shape = std::make_shared<const ShellShape>(Machine::Shape(state.config, state.cpuid));
-    VMFORK_TRY(shell, Shell::Build(*source.engine, std::move(shape), nullptr, clock));
+    VMFORK_TRY(shell, Shell::Build(*source.engine, source.snapshot->Shape(), nullptr, clock));
     return std::unique_ptr<Floor>(new Floor(source, std::move(shell)));
   }
 

@@ -6,7 +6,6 @@
 #include "base/out_of_memory.h"
 #include "binding/env_data.h"
 #include "binding/js_error.h"
-#include "vm/machine.h"
 
 namespace vmfork {
 
@@ -125,8 +124,7 @@ Result<std::shared_ptr<Snapshot>> EngineHandle::Load(const std::string& director
 }
 
 Result<void> EngineHandle::FillShells(const Snapshot& snapshot, size_t count) {
-  return engine_->Shells().Fill(Machine::Shape(snapshot.State().config, snapshot.State().cpuid),
-                                count, &snapshot);
+  return engine_->Shells().Fill(snapshot.Shape(), count, &snapshot);
 }
 
 Result<ShellPool::Counts> EngineHandle::CountShells() {

@@ -112,9 +112,7 @@ inline void ExpectForkable(const std::shared_ptr<Engine>& engine, const Snapshot
   EXPECT_FALSE(observer->ended.load());
 }
 
-inline ShellShape ShapeOf(const Snapshot& snapshot) {
-  return Machine::Shape(snapshot.State().config, snapshot.State().cpuid);
-}
+inline const SharedShape& ShapeOf(const Snapshot& snapshot) { return snapshot.Shape(); }
 
 // The source stands still: what its clone goes on with is what the source would have.
 inline void ExpectFreezable(const std::shared_ptr<Engine>& engine, Vm& paused) {

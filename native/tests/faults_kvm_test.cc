@@ -49,7 +49,7 @@ TEST(AForkIntoANewShellThatFailsLeavesNothing) {
 TEST(AForkIntoAReadyShellThatFailsLeavesNothing) {
   auto engine = TestEngine(kOneShell);
   const SnapshotPtr snapshot = FullSnapshot(engine);
-  const ShellShape shape = ShapeOf(*snapshot);
+  const SharedShape shape = ShapeOf(*snapshot);
   const auto fill = [&] { EXPECT_TRUE(engine->Shells().Fill(shape, 1).has_value()); };
   ExpectForkable(engine, snapshot);  // from now on shells wait with its memory
   auto observer = std::make_shared<Observer>();
@@ -66,7 +66,7 @@ TEST(ATriedForkThatFailsLeavesNothing) {
   auto source = BootCounter(engine);
   auto snapshot = source->Freeze();
   source.reset();
-  const ShellShape shape = ShapeOf(**snapshot);
+  const SharedShape shape = ShapeOf(**snapshot);
   const auto fill = [&] { EXPECT_TRUE(engine->Shells().Fill(shape, 1).has_value()); };
   const auto observer = std::make_shared<Observer>();
   const auto attempt = [&] { return Vm::TryFork(engine, *snapshot, {}, observer); };
@@ -132,7 +132,7 @@ TEST(AFreezeThatFailsLetsTheSourceRunOn) {
 TEST(AResetThatFailsLeavesTheCloneAsItWas) {
   auto engine = TestEngine(kOneShell);
   const SnapshotPtr snapshot = FullSnapshot(engine);
-  const ShellShape shape = ShapeOf(*snapshot);
+  const SharedShape shape = ShapeOf(*snapshot);
   auto observer = std::make_shared<Observer>();
   Result<VmPtr> clone = nullptr;
   const auto fork = [&] {
@@ -157,7 +157,7 @@ TEST(AResetThatFailsLeavesTheCloneAsItWas) {
 
 TEST(AShellThatFailsToBeMadeLeavesNothing) {
   auto engine = TestEngine(kNoPool);
-  const auto shape = std::make_shared<const ShellShape>(ShapeOf(*FullSnapshot(engine)));
+  const auto shape = ShapeOf(*FullSnapshot(engine));
   const auto build = [&] {
     StageClock clock;
     return Shell::Build(*engine, shape, nullptr, clock);
@@ -169,18 +169,18 @@ TEST(AShellThatFailsToBeMadeLeavesNothing) {
 
 TEST(AShellThatFailsToBeRecycledLeavesNothing) {
   auto engine = TestEngine(kNoPool);
-  const ShellShape shape = ShapeOf(*FullSnapshot(engine));
+  const SharedShape shape = ShapeOf(*FullSnapshot(engine));
   Result<std::unique_ptr<Shell>> shell = nullptr;
   const size_t failures = FailAtEachCall(
       [&] {
         StageClock clock;
         shell = nullptr;
         shell = engine->Shells().Take(shape, clock);
-        EXPECT_TRUE(shell && (*shell)->View().Show(Image::Zero(shape.memory_bytes)).has_value());
+        EXPECT_TRUE(shell && (*shell)->View().Show(Image::Zero(shape->memory_bytes)).has_value());
       },
       [&] {
         return (*shell)->Recycle(
-            {.cores = (*shell)->Fresh(), .image = Image::Zero(shape.memory_bytes), .ahead = {}});
+            {.cores = (*shell)->Fresh(), .image = Image::Zero(shape->memory_bytes), .ahead = {}});
       },
       kNothing, kSockets);
   EXPECT_GT(failures, 10u);
@@ -188,7 +188,7 @@ TEST(AShellThatFailsToBeRecycledLeavesNothing) {
 
 TEST(APoolThatCannotRefillDoesSoLater) {
   auto engine = TestEngine({.ready = 1, .kept = 1});
-  const ShellShape shape = ShapeOf(*FullSnapshot(engine));
+  const SharedShape shape = ShapeOf(*FullSnapshot(engine));
   const auto wait_for = [](const auto& condition) {
     bool holds = condition();
     for (int i = 0; i < 2000 && !holds; ++i, holds = condition())

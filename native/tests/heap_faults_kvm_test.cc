@@ -54,7 +54,7 @@ TEST(AForkIntoANewShellWithoutMemoryLeavesNothing) {
 TEST(AForkIntoAReadyShellWithoutMemoryLeavesNothing) {
   auto engine = TestEngine(kOneShell);
   const SnapshotPtr snapshot = FullSnapshot(engine);
-  const ShellShape shape = ShapeOf(*snapshot);
+  const SharedShape shape = ShapeOf(*snapshot);
   // As those that are made in the background: with memory and sockets.
   const auto fill = [&] {
     EXPECT_TRUE(engine->Shells().Fill(shape, 1, snapshot.get()).has_value());
@@ -74,7 +74,7 @@ TEST(ATriedForkWithoutMemoryLeavesNothing) {
   auto source = BootCounter(engine);
   auto snapshot = source->Freeze();
   source.reset();
-  const ShellShape shape = ShapeOf(**snapshot);
+  const SharedShape shape = ShapeOf(**snapshot);
   const auto fill = [&] {
     EXPECT_TRUE(engine->Shells().Fill(shape, 1, snapshot->get()).has_value());
   };
@@ -109,7 +109,7 @@ TEST(AFreezeWithoutMemoryLetsTheSourceRunOn) {
 TEST(AResetWithoutMemoryLeavesTheCloneRunning) {
   auto engine = TestEngine(kOneShell);
   const SnapshotPtr snapshot = FullSnapshot(engine);
-  const ShellShape shape = ShapeOf(*snapshot);
+  const SharedShape shape = ShapeOf(*snapshot);
   auto observer = std::make_shared<Observer>();
   Result<VmPtr> clone = nullptr;
   bool at_once = false;
@@ -138,7 +138,7 @@ TEST(AResetWithoutMemoryLeavesTheCloneRunning) {
 
 TEST(AShellThatThereIsNoMemoryForLeavesNothing) {
   auto engine = TestEngine(kOneShell);
-  const ShellShape shape = ShapeOf(*FullSnapshot(engine));
+  const SharedShape shape = ShapeOf(*FullSnapshot(engine));
   StageClock clock;
   const size_t failures =
       FailAtEachAllocation([&] { std::ignore = engine->Shells().TryTake(shape, clock); },

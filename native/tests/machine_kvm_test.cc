@@ -42,7 +42,6 @@ Result<std::unique_ptr<Machine>> Build(Engine& engine, const BootOptions& option
                                      {.config = config,
                                       .image = Image::Zero(kMemoryBytes),
                                       .ahead = {},
-                                      .cpuid = cpuid,
                                       .console_bytes = options.console_bytes,
                                       .on_end = std::move(on_end)},
                                      clock));

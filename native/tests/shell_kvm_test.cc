@@ -20,14 +20,15 @@ constexpr uint32_t kMsrMtrr4K = 0x268, kMsrMc0Address = 0x402;
 constexpr ShellLimits kNoPool = {.ready = 0, .kept = 0};
 constexpr ShellLimits kRecycleOnly = {.ready = 0, .kept = 4};
 
-ShellShape TestShape(const Engine& engine, uint32_t vcpus = 2) {
-  return {.memory_bytes = kMemoryBytes,
-          .vcpus = vcpus,
-          .devices = 2,
-          .cpuid = FitCpuid(engine.SupportedCpuid(), engine.Host(), vcpus)};
+SharedShape TestShape(const Engine& engine, uint32_t vcpus = 2) {
+  return std::make_shared<const ShellShape>(
+      ShellShape{.memory_bytes = kMemoryBytes,
+                 .vcpus = vcpus,
+                 .devices = 2,
+                 .cpuid = FitCpuid(engine.SupportedCpuid(), engine.Host(), vcpus)});
 }
 
-std::unique_ptr<Shell> TakeShell(Engine& engine, const ShellShape& shape) {
+std::unique_ptr<Shell> TakeShell(Engine& engine, const SharedShape& shape) {
   StageClock clock;
   auto shell = engine.Shells().Take(shape, clock);
   if (!shell) std::fprintf(stderr, "no shell: %s\n", shell.error().ToString().c_str());
@@ -87,7 +88,7 @@ VcpuState Used(VcpuState state) {
 
 TEST(RecycledShellIsAsNew) {
   auto engine = TestEngine(kRecycleOnly);
-  const ShellShape shape = TestShape(*engine);
+  const SharedShape shape = TestShape(*engine);
   auto shell = TakeShell(*engine, shape);
   const std::shared_ptr<const CoreState> fresh = shell->Fresh();
   for (size_t i = 0; i < shell->Vcpus().size(); ++i) {
@@ -103,7 +104,7 @@ TEST(RecycledShellIsAsNew) {
   EXPECT_TRUE(shell->View().Show(Image::Zero(kMemoryBytes)).has_value());
   const std::byte secret{0x5e};
   EXPECT_TRUE(shell->Memory().Write(Gpa{0x4000}, std::span(&secret, 1)));
-  shell->Doorbell().Signal();
+  shell->Bell().Event().Signal();
   {
     auto used = shell->ReadState(fresh->format);
     EXPECT_TRUE(used.has_value());
@@ -123,7 +124,7 @@ TEST(RecycledShellIsAsNew) {
   EXPECT_TRUE(shell->View().Show(Image::Zero(kMemoryBytes)).has_value());
   std::byte read{1};
   EXPECT_TRUE(shell->Memory().Read(Gpa{0x4000}, std::span(&read, 1)) && read == std::byte{0});
-  EXPECT_FALSE(shell->Doorbell().Drain());
+  EXPECT_FALSE(shell->Bell().Event().Drain());
 }
 
 std::vector<std::byte> StateAfterFork(const std::shared_ptr<Engine>& engine,
@@ -181,8 +182,7 @@ TEST(BootIntoARecycledShellFindsANewMachine) {
   // Two, so that the shell waits for a third.
   for (int i = 0; i < 2; ++i)
     EXPECT_TRUE(Vm::Fork(engine, *snapshot, {}, std::make_shared<Observer>()).has_value());
-  auto shell =
-      TakeShell(*engine, Machine::Shape((*snapshot)->State().config, (*snapshot)->State().cpuid));
+  auto shell = TakeShell(*engine, (*snapshot)->Shape());
   EXPECT_FALSE(&shell->Now() == shell->Fresh().get());
   EXPECT_TRUE(shell->MakeFresh().has_value());
   auto now = shell->ReadState(shell->Fresh()->format);
@@ -224,7 +224,7 @@ TEST(ShellsThatWaitShowTheMemoryOfASnapshotUntilItEnds) {
   EXPECT_FALSE((*first)->GetImage() == (*second)->GetImage());
   (*vm)->Destroy();
   vm = Fail(ErrorCode::kGone, "");
-  const ShellShape shape = Machine::Shape((*first)->State().config, (*first)->State().cpuid);
+  const SharedShape shape = (*first)->Shape();
   const auto fork = [&engine](const Result<std::shared_ptr<Snapshot>>& snapshot) {
     return Vm::Fork(engine, *snapshot, {}, std::make_shared<Observer>());
   };
@@ -261,7 +261,7 @@ TEST(ShellsThatWaitHaveCopiedWhatStartsWrite) {
   }
   const auto& early = (*snapshot)->Early();
   EXPECT_FALSE(early.OfStart().copied.empty() || early.IsWanting());
-  const ShellShape shape = Machine::Shape((*snapshot)->State().config, (*snapshot)->State().cpuid);
+  const SharedShape shape = (*snapshot)->Shape();
   const auto bytes = [](const std::vector<PageRun>& runs) {
     uint64_t sum = 0;
     for (const PageRun& run : runs) sum += run.size;
@@ -285,7 +285,7 @@ TEST(ShellThatWaitsHasWhatTheHostUsesAtAFork) {
   EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
   auto snapshot = (*vm)->Freeze();
   (*vm)->Destroy();
-  const ShellShape shape = Machine::Shape((*snapshot)->State().config, (*snapshot)->State().cpuid);
+  const SharedShape shape = (*snapshot)->Shape();
   const Extent& first = (*snapshot)->GetImage()->Extents().front();
   const Extent& last = (*snapshot)->GetImage()->Extents().back();
   const PageRun touched{first.start, kPageSize};
@@ -340,7 +340,7 @@ TEST(PoolFillsItselfUpToItsLimit) {
   EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
   auto snapshot = (*vm)->Freeze();
   const MachineState& state = (*snapshot)->State();
-  const ShellShape shape = Machine::Shape(state.config, state.cpuid);
+  const SharedShape shape = Machine::Shape(state.config, state.cpuid);
   {
     auto first = TakeShell(*engine, shape);
     for (int i = 0; i < 2000 && engine->Shells().Count().ready < 3; ++i)
@@ -351,9 +351,9 @@ TEST(PoolFillsItselfUpToItsLimit) {
   EXPECT_EQ(engine->Shells().Count().ready, 5u);
   // Shapes that come and go do not pile up.
   for (uint64_t i = 1; i < 20; ++i) {
-    ShellShape other = shape;
+    ShellShape other = *shape;
     other.memory_bytes += i << 20;
-    auto shell = TakeShell(*engine, other);
+    auto shell = TakeShell(*engine, std::make_shared<const ShellShape>(std::move(other)));
     engine->Shells().Give(std::move(shell), false);
   }
   EXPECT_TRUE(engine->Shells().Count().ready <= 5);

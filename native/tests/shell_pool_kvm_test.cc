@@ -73,7 +73,7 @@ TEST(WhatIsTakenIsReplacedInTheBackground) {
   constexpr size_t kReady = 2;
   auto engine = TestEngine({.ready = kReady, .kept = 4});
   ShellPool& shells = engine->Shells();
-  const ShellShape shape = ShapeOf(*CounterSnapshot(engine));
+  const SharedShape shape = ShapeOf(*CounterSnapshot(engine));
   std::vector<std::unique_ptr<Shell>> taken;
   for (size_t count = 1; count <= 5; ++count) {
     EXPECT_TRUE(Eventually([&] { return shells.Count().ready >= kReady; }));
@@ -126,7 +126,7 @@ TEST(ForksThatOutrunTheRefillSucceed) {
 
 TEST(APoolThatClosesDuringARefillLeavesNothing) {
   constexpr size_t kReady = 16;
-  const ShellShape shape = [] {
+  const SharedShape shape = [] {
     auto engine = TestEngine(kNoPool);
     return ShapeOf(*CounterSnapshot(engine));
   }();

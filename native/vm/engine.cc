@@ -86,6 +86,6 @@ WorkerPool& Engine::Scrubber() {
   }
 }
 
-EventLoop& Engine::NextLoop() { return *loops_[next_loop_.fetch_add(1) % loops_.size()]; }
+EventLoop& Engine::NextLoop() const { return *loops_[next_loop_.fetch_add(1) % loops_.size()]; }
 
 }  // namespace vmfork

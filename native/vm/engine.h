@@ -61,8 +61,8 @@ class Engine {
     std::atomic<uint32_t>& count_;
   };
   uint32_t Machines() const { return machines_; }
-  // The loop that serves the next VM's devices (round robin).
-  EventLoop& NextLoop();
+  // The loop that serves the devices of the next shell's machines (round robin).
+  EventLoop& NextLoop() const;
   // Where machines that are forked wait for their turn to start.
   StartQueue& Starts() { return *starts_; }
   // For steps that block: boots, forks, saves, teardown. Tasks run in any order.
@@ -95,7 +95,7 @@ class Engine {
   const std::unique_ptr<ThreadStacks> vcpu_stacks_ = std::make_unique<ThreadStacks>();
   std::vector<std::unique_ptr<EventLoop>> loops_;
   std::unique_ptr<StartQueue> starts_;
-  std::atomic<uint32_t> next_loop_ = 0;
+  mutable std::atomic<uint32_t> next_loop_ = 0;
   std::atomic<uint32_t> machines_ = 0;
   std::unique_ptr<WorkerPool> workers_;
   std::unique_ptr<WorkerPool> reapers_;

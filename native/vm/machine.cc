@@ -18,32 +18,32 @@ constexpr uint32_t kSerialSectionIndex = 0;
 constexpr size_t kVsockRngBalloon = 3;
 }  // namespace
 
-Machine::Machine(Engine& engine, Setup setup)
+Machine::Machine(Engine& engine, std::unique_ptr<Shell> shell, Setup setup)
     : resident_(engine),
-      loop_(engine.NextLoop()),
       starts_(engine.Starts()),
       shells_(engine.Shells()),
       host_(engine.Host()),
       config_(std::move(setup.config)),
       on_end_(std::move(setup.on_end)),
-      cpuid_(std::move(setup.cpuid)),
+      shell_(std::move(shell)),
+      loop_(shell_->Bell().Loop()),
       serial_(setup.console_bytes, [this] { PulseLine(layout::kSerialIrq); }),
       reset_port_(
           [this] { on_end_({ErrorCode::kGuestReset, "guest reset", 0, "reset line pulsed"}); }) {}
 
-ShellShape Machine::Shape(const MachineConfig& config, const std::vector<kvm_cpuid_entry2>& cpuid) {
-  return {.memory_bytes = config.memory_bytes,
-          .vcpus = config.vcpus,
-          .devices = kVsockRngBalloon + config.disks.size(),
-          .cpuid = cpuid};
+SharedShape Machine::Shape(const MachineConfig& config, std::vector<kvm_cpuid_entry2> cpuid) {
+  return std::make_shared<const ShellShape>(
+      ShellShape{.memory_bytes = config.memory_bytes,
+                 .vcpus = config.vcpus,
+                 .devices = kVsockRngBalloon + config.disks.size(),
+                 .cpuid = std::move(cpuid)});
 }
 
 Result<std::unique_ptr<Machine>> Machine::Build(Engine& engine, std::unique_ptr<Shell> shell,
                                                 Setup setup, StageClock& clock) {
   const std::shared_ptr<const Image> image = std::move(setup.image);
   const PagesAhead ahead = std::move(setup.ahead);
-  std::unique_ptr<Machine> machine(new Machine(engine, std::move(setup)));
-  machine->shell_ = std::move(shell);
+  std::unique_ptr<Machine> machine(new Machine(engine, std::move(shell), std::move(setup)));
   VMFORK_CHECK(machine->shell_->ShowMemory(image, ahead));
   clock.Lap("memory");
   VMFORK_CHECK(machine->AddDevices(engine));
@@ -84,8 +84,7 @@ Result<void> Machine::AddDevices(Engine& engine) {
            on_end_(std::move(reason));
          }});
   }
-  VMFORK_CHECK(loop_.Add(shell_->Doorbell().Get(), EPOLLIN, this));
-  doorbell_watched_ = true;
+  shell_->Bell().SetOwner(this);
   return {};
 }
 
@@ -119,7 +118,7 @@ Machine::~Machine() {
   for (Slot& slot : slots_) slot.transport->Pause();
   // In one go on the loop's thread, instead of a visit each.
   loop_.Run([this] {
-    if (doorbell_watched_) loop_.Remove(shell_->Doorbell().Get(), this);
+    shell_->Bell().SetOwner(nullptr);
     for (Slot& slot : slots_) slot.transport->Retire();
   });
   loop_.Run([] {});  // what they had posted has run; nothing of this machine is on the loop
@@ -127,7 +126,6 @@ Machine::~Machine() {
 }
 
 void Machine::OnEvents(uint32_t) {
-  shell_->Doorbell().Drain();
   for (Slot& slot : slots_) slot.transport->Notify();
 }
 
@@ -187,7 +185,7 @@ Result<MachineState> Machine::ReadState() {
   for (size_t i = 0; i < kMediaSlots; ++i) state.config.media[i] = drives_[i]->Disk();
   state.host_kind = host_.kind;
   state.cpu_vendor = host_.cpu_vendor;
-  state.cpuid = cpuid_;
+  state.cpuid = shell_->Shape()->cpuid;
   VMFORK_TRY(tsc_khz, BootVcpu().Fd().GetTscKhz());
   state.tsc_khz = tsc_khz;
   for (const auto& vcpu : shell_->Vcpus()) {

@@ -34,14 +34,13 @@ class Machine : private EventHandler {
     MachineConfig config;
     std::shared_ptr<const Image> image;
     PagesAhead ahead;  // of an image that the shell does not show yet
-    std::vector<kvm_cpuid_entry2> cpuid;
     size_t console_bytes = 0;
     std::function<void(Error)>
         on_end;  // the guest cannot go on; any vCPU's thread, possibly several times
   };
 
   // What the shell of such a machine must be like.
-  static ShellShape Shape(const MachineConfig& config, const std::vector<kvm_cpuid_entry2>& cpuid);
+  static SharedShape Shape(const MachineConfig& config, std::vector<kvm_cpuid_entry2> cpuid);
   // A VM with memory, interrupt controllers, vCPUs and devices, none of it running. Laps: see
   // docs/tuning.md.
   static Result<std::unique_ptr<Machine>> Build(Engine& engine, std::unique_ptr<Shell> shell,
@@ -93,28 +92,26 @@ class Machine : private EventHandler {
     std::unique_ptr<VirtioTransport> transport;
   };
 
-  Machine(Engine& engine, Setup setup);
+  Machine(Engine& engine, std::unique_ptr<Shell> shell, Setup setup);
   Result<void> AddDevices(Engine& engine);
   void AddVirtio(std::string name, std::unique_ptr<VirtioDevice> device);
   void PulseLine(uint32_t line);
   void OnEvents(uint32_t events) override;  // the doorbell
 
   const Engine::Resident resident_;
-  EventLoop& loop_;
   StartQueue& starts_;
   ShellPool& shells_;
   const HostInfo& host_;
   MachineConfig config_;
   std::function<void(Error)> on_end_;
-  std::vector<kvm_cpuid_entry2> cpuid_;
 
   // In order of construction: what is named later uses what is named earlier.
   std::unique_ptr<Shell> shell_;
+  EventLoop& loop_;
   Bus ports_;
   Bus mmio_;
   Serial serial_;
   ResetPort reset_port_;
-  bool doorbell_watched_ = false;
   std::atomic<bool> started_ = false;
   StartQueue::Place place_;
   std::vector<Slot> slots_;

@@ -47,8 +47,7 @@ CoreState StateAtRest(const std::shared_ptr<const MachineState>& state, const Co
   return rest;
 }
 
-Result<std::unique_ptr<Shell>> Shell::Build(const Engine& engine,
-                                            std::shared_ptr<const ShellShape> shape,
+Result<std::unique_ptr<Shell>> Shell::Build(const Engine& engine, SharedShape shape,
                                             std::shared_ptr<const CoreState> fresh,
                                             StageClock& clock) {
   std::unique_ptr<Shell> shell(new Shell(std::move(shape)));
@@ -65,7 +64,7 @@ Result<std::unique_ptr<Shell>> Shell::Build(const Engine& engine,
   clock.Lap("irqchip");
   VMFORK_CHECK(shell->AddVcpus(engine));
   clock.Lap("vcpus");
-  VMFORK_TRY(doorbell, EventFd::Create());
+  VMFORK_TRY(doorbell, Doorbell::Create(engine.NextLoop()));
   shell->doorbell_ = std::move(doorbell);
   for (size_t i = 0; i < shell->shape_->devices; ++i) VMFORK_CHECK(shell->ConnectDoorbell(i));
   clock.Lap("doorbell");
@@ -110,7 +109,8 @@ Result<void> Shell::ConnectDoorbell(size_t index) {
   if (connected_.size() <= index) connected_.resize(index + 1);
   if (connected_[index]) return {};
   const uint64_t base = layout::kMmioBase.value + index * layout::kMmioStride;
-  VMFORK_CHECK(vm_.AddIoEventfd(doorbell_, Gpa{base + kQueueNotifyOffset}, kQueueNotifyWidth));
+  VMFORK_CHECK(
+      vm_.AddIoEventfd(doorbell_->Event(), Gpa{base + kQueueNotifyOffset}, kQueueNotifyWidth));
   connected_[index] = true;
   return {};
 }
@@ -147,7 +147,7 @@ Result<void> Shell::Recycle(const ShellContent& content) {
   VMFORK_CHECK(shown ? view_.ShowAgain() : view_.Hide());
   VMFORK_CHECK(DropShadowPages());
   VMFORK_CHECK(WriteCores(content.cores));
-  doorbell_.Drain();
+  doorbell_->Event().Drain();
   return PrimeMemory(content);
 }
 

@@ -10,7 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/event_fd.h"
 #include "base/result.h"
 #include "devices/virtio/vsock_sockets.h"
 #include "kvm/vm_fd.h"
@@ -20,6 +19,7 @@
 #include "snapshot/machine_state.h"
 #include "vcpu/vcpu.h"
 #include "vcpu/vcpu_state.h"
+#include "vm/doorbell.h"
 #include "vm/stage_clock.h"
 
 namespace vmfork {
@@ -35,6 +35,7 @@ struct ShellShape {
 
   bool operator==(const ShellShape& other) const;
 };
+using SharedShape = std::shared_ptr<const ShellShape>;
 
 // What has to be written to bring processors and interrupt controllers from one state into another.
 struct CoreChange {
@@ -71,8 +72,7 @@ struct ShellContent {
 class Shell {
  public:
   // `fresh` may be null: then it is found out. Laps: see docs/tuning.md.
-  static Result<std::unique_ptr<Shell>> Build(const Engine& engine,
-                                              std::shared_ptr<const ShellShape> shape,
+  static Result<std::unique_ptr<Shell>> Build(const Engine& engine, SharedShape shape,
                                               std::shared_ptr<const CoreState> fresh,
                                               StageClock& clock);
 
@@ -81,7 +81,7 @@ class Shell {
   // microseconds. After an error the shell must not be used any more.
   Result<void> Recycle(const ShellContent& content);
 
-  const std::shared_ptr<const ShellShape>& Shape() const { return shape_; }
+  const SharedShape& Shape() const { return shape_; }
   // Of one that nobody has used: has it wait with `content`, as a recycled one does. *blocks*
   Result<void> Prime(const ShellContent& content);
   // Of one that waits: lets go of the memory that it was to show, and of its sockets.
@@ -101,7 +101,7 @@ class Shell {
   PrivateView& View() { return view_; }
   const GuestMemory& Memory() const { return memory_; }
   const std::vector<std::unique_ptr<Vcpu>>& Vcpus() const { return vcpus_; }
-  const EventFd& Doorbell() const { return doorbell_; }
+  Doorbell& Bell() const { return *doorbell_; }
   // Has device `index`'s queue-notify register ring the doorbell; else a notification is an exit of
   // the vCPU. Idempotent.
   Result<void> ConnectDoorbell(size_t index);
@@ -109,7 +109,7 @@ class Shell {
   Result<CoreState> ReadState(const VcpuStateFormat& format) const;
 
  private:
-  explicit Shell(std::shared_ptr<const ShellShape> shape) : shape_(std::move(shape)) {}
+  explicit Shell(SharedShape shape) : shape_(std::move(shape)) {}
   Result<void> AddMemory(const Engine& engine);
   Result<void> AddVcpus(const Engine& engine);
   Result<void> DropShadowPages();
@@ -117,7 +117,7 @@ class Shell {
   void PutInPlace(const PagesAhead& ahead);
   Result<void> WriteCores(std::shared_ptr<const CoreState> state);
 
-  const std::shared_ptr<const ShellShape> shape_;
+  const SharedShape shape_;
   std::shared_ptr<const CoreState> fresh_;
   std::shared_ptr<const CoreState> now_;
   // In order of construction: what is named later uses what is named earlier.
@@ -125,7 +125,7 @@ class Shell {
   PrivateView view_;
   bool untouched_ = true;  // the view's image is all there is in it
   GuestMemory memory_;
-  EventFd doorbell_;  // one for all devices
+  std::unique_ptr<Doorbell> doorbell_;  // one for all devices
   std::vector<bool> connected_;
   VsockSockets sockets_;  // nobody has used them
   std::vector<std::unique_ptr<Vcpu>> vcpus_;

@@ -41,18 +41,15 @@ ShellPool::~ShellPool() {
   maker_.reset();
 }
 
-ShellPool::Rack& ShellPool::FindRack(const ShellShape& shape, std::list<Rack>& dropped) {
-  const auto found =
-      std::ranges::find_if(racks_, [&shape](const Rack& rack) { return *rack.shape == shape; });
+ShellPool::Rack& ShellPool::FindRack(const SharedShape& shape, std::list<Rack>& dropped) {
+  // As a rule it is the very one, and need not be read.
+  const auto found = std::ranges::find_if(
+      racks_, [&shape](const Rack& rack) { return rack.shape == shape || *rack.shape == *shape; });
   if (found != racks_.end()) {
     racks_.splice(racks_.begin(), racks_, found);
     return racks_.front();
   }
-  racks_.push_front({.shape = std::make_shared<const ShellShape>(shape),
-                     .fresh = {},
-                     .rest = {},
-                     .expected = nullptr,
-                     .shells = {}});
+  racks_.push_front({.shape = shape, .fresh = {}, .rest = {}, .expected = nullptr, .shells = {}});
   racks_.front().shells.reserve(limits_.kept);  // none that is put away needs memory
   if (racks_.size() > kMaxShapes) {
     counts_.ready -= racks_.back().shells.size();
@@ -61,12 +58,12 @@ ShellPool::Rack& ShellPool::FindRack(const ShellShape& shape, std::list<Rack>& d
   return racks_.front();
 }
 
-ShellPool::Rack* ShellPool::RackOf(const std::shared_ptr<const ShellShape>& shape) {
+ShellPool::Rack* ShellPool::RackOf(const SharedShape& shape) {
   const auto found = std::ranges::find(racks_, shape, &Rack::shape);
   return found == racks_.end() ? nullptr : &*found;
 }
 
-ShellPool::Found ShellPool::Find(const ShellShape& shape) {
+ShellPool::Found ShellPool::Find(const SharedShape& shape) {
   std::list<Rack> dropped;
   std::unique_lock lock(mutex_);
   Rack& rack = FindRack(shape, dropped);
@@ -80,13 +77,13 @@ ShellPool::Found ShellPool::Find(const ShellShape& shape) {
   return found;
 }
 
-std::unique_ptr<Shell> ShellPool::TryTake(const ShellShape& shape, StageClock& clock) {
+std::unique_ptr<Shell> ShellPool::TryTake(const SharedShape& shape, StageClock& clock) {
   Found found = Find(shape);
   if (found.shell != nullptr) clock.Lap("shell");
   return std::move(found.shell);
 }
 
-Result<std::unique_ptr<Shell>> ShellPool::Take(const ShellShape& shape, StageClock& clock) {
+Result<std::unique_ptr<Shell>> ShellPool::Take(const SharedShape& shape, StageClock& clock) {
   Found found = Find(shape);
   if (found.shell == nullptr) return BuildOne(std::move(found.shape), clock);
   clock.Lap("shell");
@@ -107,14 +104,14 @@ void ShellPool::Recycle(std::unique_ptr<Shell> shell, bool was_started) {
   ++counts_.reused;
 }
 
-Result<void> ShellPool::Fill(const ShellShape& shape, size_t count, const Snapshot* snapshot) {
+Result<void> ShellPool::Fill(const SharedShape& shape, size_t count, const Snapshot* snapshot) {
   return CatchNoMemory("make shells", [&] { return FillWithMemory(shape, count, snapshot); });
 }
 
-Result<void> ShellPool::FillWithMemory(const ShellShape& shape, size_t count,
+Result<void> ShellPool::FillWithMemory(const SharedShape& shape, size_t count,
                                        const Snapshot* snapshot) {
   for (;;) {
-    std::shared_ptr<const ShellShape> shared_shape;
+    SharedShape shared_shape;
     {
       std::list<Rack> dropped;
       std::lock_guard lock(mutex_);
@@ -199,8 +196,7 @@ std::unique_ptr<Shell> ShellPool::Store(std::unique_ptr<Shell> shell) {
   }
 }
 
-Result<std::unique_ptr<Shell>> ShellPool::BuildOne(std::shared_ptr<const ShellShape> shape,
-                                                   StageClock& clock) {
+Result<std::unique_ptr<Shell>> ShellPool::BuildOne(SharedShape shape, StageClock& clock) {
   std::shared_ptr<const CoreState> fresh;
   {
     std::lock_guard lock(mutex_);
@@ -213,8 +209,7 @@ Result<std::unique_ptr<Shell>> ShellPool::BuildOne(std::shared_ptr<const ShellSh
   return shell;
 }
 
-Result<std::unique_ptr<Shell>> ShellPool::BuildPrimed(std::shared_ptr<const ShellShape> shape,
-                                                      const Snapshot* snapshot) {
+Result<std::unique_ptr<Shell>> ShellPool::BuildPrimed(SharedShape shape, const Snapshot* snapshot) {
   StageClock clock;
   VMFORK_TRY(shell, BuildOne(std::move(shape), clock));
   if (snapshot != nullptr) Expect(*shell, *snapshot);
@@ -231,7 +226,7 @@ void ShellPool::ScheduleRefill() {
 
 void ShellPool::Refill() {
   for (;;) {
-    std::shared_ptr<const ShellShape> shape;
+    SharedShape shape;
     {
       std::lock_guard lock(mutex_);
       const Rack& rack = racks_.front();

@@ -42,9 +42,9 @@ class ShellPool {
   ~ShellPool();  // waits for the one being made
 
   // One from the pool, or one made now. Errors: those of Shell::Build().
-  Result<std::unique_ptr<Shell>> Take(const ShellShape& shape, StageClock& clock);
+  Result<std::unique_ptr<Shell>> Take(const SharedShape& shape, StageClock& clock);
   // One from the pool (lap "shell"), or null. Does not block.
-  std::unique_ptr<Shell> TryTake(const ShellShape& shape, StageClock& clock);
+  std::unique_ptr<Shell> TryTake(const SharedShape& shape, StageClock& clock);
   // Takes back a shell that no machine uses any more. Blocks while it is recycled. `was_started`:
   // its guest had come up. The next one then finds copied what it writes until it is up, which
   // would be wasted on guests that end before.
@@ -54,7 +54,7 @@ class ShellPool {
   void Expect(const Shell& shell, const Snapshot& snapshot);
   // Returns when `count` of the shape wait, for forks of `snapshot` when it is given, or as many as
   // may be kept. *blocks*
-  Result<void> Fill(const ShellShape& shape, size_t count, const Snapshot* snapshot = nullptr);
+  Result<void> Fill(const SharedShape& shape, size_t count, const Snapshot* snapshot = nullptr);
   // No shell that waits shows `image` from now on.
   void Forget(const Image& image);
 
@@ -67,7 +67,7 @@ class ShellPool {
 
  private:
   struct Rack {  // the shells of one shape
-    std::shared_ptr<const ShellShape> shape;
+    SharedShape shape;
     std::shared_ptr<const CoreState> fresh;  // null until one has been made
     // What shells that come back are to hold, and the snapshot that it was made for; null: what
     // they held when they were new.
@@ -76,27 +76,25 @@ class ShellPool {
     std::vector<std::unique_ptr<Shell>> shells;
   };
   // Makes it when it is not there; what that pushes out is for the caller to let go of.
-  Rack& FindRack(const ShellShape& shape, std::list<Rack>& dropped);
+  Rack& FindRack(const SharedShape& shape, std::list<Rack>& dropped);
   // Null: the shape went out of use. The lock must be held.
-  Rack* RackOf(const std::shared_ptr<const ShellShape>& shape);
+  Rack* RackOf(const SharedShape& shape);
   // What a shell that comes back is to hold; nothing when there is no room for it.
   std::optional<ShellContent> ContentFor(const Shell& shell, bool with_start);
   void Recycle(std::unique_ptr<Shell> shell, bool was_started);
-  Result<void> FillWithMemory(const ShellShape& shape, size_t count, const Snapshot* snapshot);
+  Result<void> FillWithMemory(const SharedShape& shape, size_t count, const Snapshot* snapshot);
   // One of those that wait and show `image`; null: there is none.
   std::unique_ptr<Shell> TakeShowing(const Image& image);
   struct Found {
     std::unique_ptr<Shell> shell;
-    std::shared_ptr<const ShellShape> shape;
+    SharedShape shape;
   };
-  Found Find(const ShellShape& shape);
+  Found Find(const SharedShape& shape);
   // Puts a shell away, unless there are too many: then it gives it back.
   std::unique_ptr<Shell> Store(std::unique_ptr<Shell> shell);
-  Result<std::unique_ptr<Shell>> BuildOne(std::shared_ptr<const ShellShape> shape,
-                                          StageClock& clock);
+  Result<std::unique_ptr<Shell>> BuildOne(SharedShape shape, StageClock& clock);
   // One that waits as those do that come back.
-  Result<std::unique_ptr<Shell>> BuildPrimed(std::shared_ptr<const ShellShape> shape,
-                                             const Snapshot* snapshot);
+  Result<std::unique_ptr<Shell>> BuildPrimed(SharedShape shape, const Snapshot* snapshot);
   void ScheduleRefill();
   void Refill();
 

@@ -11,6 +11,7 @@
 #include "base/out_of_memory.h"
 #include "snapshot/compatibility.h"
 #include "snapshot/working_set.h"
+#include "vm/machine.h"
 
 namespace vmfork {
 
@@ -90,6 +91,13 @@ std::vector<BaseReference> ReferTo(const LayerPlan& plan, const std::string& dir
 }
 
 }  // namespace
+
+Snapshot::Snapshot(std::shared_ptr<const Image> image, MachineState state, std::string metadata,
+                   SharedShape shape)
+    : image_(std::move(image)),
+      state_(std::make_shared<const MachineState>(std::move(state))),
+      shape_(shape != nullptr ? std::move(shape) : Machine::Shape(state_->config, state_->cpuid)),
+      metadata_(std::move(metadata)) {}
 
 Snapshot::~Snapshot() {
   for (const auto& pool : pools_) pool->Forget(*image_);

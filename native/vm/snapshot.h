@@ -46,10 +46,9 @@ struct LoadOptions {
 
 class Snapshot {
  public:
-  Snapshot(std::shared_ptr<const Image> image, MachineState state, std::string metadata)
-      : image_(std::move(image)),
-        state_(std::make_shared<const MachineState>(std::move(state))),
-        metadata_(std::move(metadata)) {}
+  // `shape` is the state's; null: it is made of that.
+  Snapshot(std::shared_ptr<const Image> image, MachineState state, std::string metadata,
+           SharedShape shape = nullptr);
   ~Snapshot();
   Snapshot(const Snapshot&) = delete;
   Snapshot& operator=(const Snapshot&) = delete;
@@ -57,6 +56,7 @@ class Snapshot {
   const std::shared_ptr<const Image>& GetImage() const { return image_; }
   const MachineState& State() const { return *state_; }
   const std::shared_ptr<const MachineState>& SharedState() const { return state_; }
+  const SharedShape& Shape() const { return shape_; }  // of the shells that its clones need
   const std::string& Metadata() const { return metadata_; }
   // How long its source stood still for it; 0 for a loaded one.
   std::chrono::nanoseconds Pause() const { return pause_; }
@@ -105,6 +105,7 @@ class Snapshot {
 
   std::shared_ptr<const Image> image_;
   std::shared_ptr<const MachineState> state_;
+  SharedShape shape_;
   std::string metadata_;
   std::chrono::nanoseconds pause_{0};
   mutable EarlyPages early_;

@@ -53,7 +53,7 @@ std::unique_ptr<Shell> TryTakeShell(Engine& engine, const Snapshot& snapshot, St
   const MachineState& state = snapshot.State();
   for (const BlockDisk& disk : state.config.media)
     if (disk.medium != nullptr && disk.medium->IsWritable()) return nullptr;
-  return engine.Shells().TryTake(Machine::Shape(state.config, state.cpuid), clock);
+  return engine.Shells().TryTake(snapshot.Shape(), clock);
 }
 
 // What is mapped in a machine that has not run yet, the host has used; what it owns, the host has
@@ -74,8 +74,7 @@ Vm::~Vm() { Destroy(); }
 
 Result<Vm::Made> Vm::MakeMachine(std::unique_ptr<Shell> shell, MachineConfig config,
                                  std::shared_ptr<const Image> image, PagesAhead ahead,
-                                 std::vector<kvm_cpuid_entry2> cpuid, size_t console_bytes,
-                                 StageClock& clock) const {
+                                 size_t console_bytes, StageClock& clock) const {
   auto reporter = std::make_shared<EndReporter>(observer_, machines_);
   VMFORK_TRY(
       machine,
@@ -83,7 +82,6 @@ Result<Vm::Made> Vm::MakeMachine(std::unique_ptr<Shell> shell, MachineConfig con
                      {.config = std::move(config),
                       .image = std::move(image),
                       .ahead = std::move(ahead),
-                      .cpuid = std::move(cpuid),
                       .console_bytes = console_bytes,
                       .on_end = [reporter](Error reason) { reporter->Report(std::move(reason)); }},
                      clock));
@@ -120,11 +118,12 @@ Result<std::shared_ptr<Vm>> Vm::BootWithMemory(std::shared_ptr<Engine> engine,
                           .cid = options.cid,
                           .disks = std::move(disks),
                           .media = {}};
-  VMFORK_TRY(shell, vm->engine_->Shells().Take(Machine::Shape(config, cpuid), clock));
+  const SharedShape shape = Machine::Shape(config, std::move(cpuid));
+  VMFORK_TRY(shell, vm->engine_->Shells().Take(shape, clock));
   VMFORK_CHECK(shell->MakeFresh());
   VMFORK_TRY(made,
              vm->MakeMachine(std::move(shell), std::move(config), Image::Zero(options.memory_bytes),
-                             {}, std::move(cpuid), options.console_bytes, clock));
+                             {}, options.console_bytes, clock));
   Machine& machine = *made.machine;
   VMFORK_CHECK(LoadGuest(machine, options));
   clock.Lap("load_kernel");
@@ -144,7 +143,7 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   VMFORK_CHECK(ForkMedia(*engine_, config));
   clock.Lap("media");
   if (shell == nullptr) {
-    VMFORK_TRY(taken, engine_->Shells().Take(Machine::Shape(config, state.cpuid), clock));
+    VMFORK_TRY(taken, engine_->Shells().Take(snapshot.Shape(), clock));
     shell = std::move(taken);
   }
   // Each page that a guest has to wait for takes the process's memory lock. Few guests get it at
@@ -152,7 +151,7 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   PagesAhead ahead;
   if (engine_->Machines() >= kCrowd) ahead = snapshot.Early().OfStart();
   VMFORK_TRY(made, MakeMachine(std::move(shell), std::move(config), snapshot.GetImage(),
-                               std::move(ahead), state.cpuid, options.console_bytes, clock));
+                               std::move(ahead), options.console_bytes, clock));
   Machine& machine = *made.machine;
   VMFORK_CHECK(machine.WriteState(state, clock));
   engine_->Shells().Expect(machine.GetShell(), snapshot);

@@ -21,7 +21,8 @@ Result<std::shared_ptr<Snapshot>> TakeSnapshot(Engine& engine, Machine& machine,
   // clones.
   VMFORK_CHECK(machine.View().GoOnOver(image));
   media.GoOn(machine);
-  return std::make_shared<Snapshot>(std::move(image), std::move(state), std::string());
+  return std::make_shared<Snapshot>(std::move(image), std::move(state), std::string(),
+                                    machine.GetShell().Shape());
 }
 
 }  // namespace
