@@ -25,7 +25,7 @@ constexpr size_t kMostCmdlineBytes = 64u << 10;
 constexpr size_t kMostMetadataBytes = 1u << 20;
 constexpr size_t kMostKeyBytes = 4096;
 constexpr size_t kMostPageRuns = 1u << 20;
-// Must fit a fresh Unix socket's send buffer, whose default is 208 KiB (net.core.wmem_default).
+// More than a RESUME frame and a fork point's payload together.
 constexpr size_t kMostControlBytes = 64u << 10;
 
 Napi::Object ToObject(const Napi::Value& value, const char* name) {

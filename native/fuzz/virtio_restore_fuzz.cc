@@ -42,7 +42,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } else {
     VsockDevice device(Loop(), 3, 1024);
     RestoreInto(device, in, [&] {
-      auto user = device.AttachControl();
+      auto user = device.AttachControl({}, std::as_bytes(std::span("first")));
       device.SetCid(4);
       if (user) std::ignore = ::write(user->Get(), "resume", 6);
     });

@@ -207,6 +207,35 @@ TEST(ControlConnectionGoesOnInAForkAndOthersAreReset) {
   EXPECT_EQ(ReadExactly(control.Get(), 10), "still here");
 }
 
+TEST(WhatAForkIsToHearFirstComesBeforeWhatItsUserWrites) {
+  VsockMachine m;
+  Accepted accepted = m.ListenOn(VsockMachine::kControlPort);
+  m.guest.Send({.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
+  EXPECT_EQ(m.guest.Receive()->header.op, VIRTIO_VSOCK_OP_RESPONSE);
+  auto control = accepted.Wait().second;
+  m.transport.Pause();
+  // None, what fits one packet, and more than several take.
+  for (const size_t size : {size_t{0}, size_t{10}, size_t{60'000}}) {
+    Fork fork(m);
+    ASSERT_TRUE(fork.restored.has_value());
+    std::string first(size, '.');
+    for (size_t i = 0; i < size; ++i) first[i] = static_cast<char>('a' + i % 23);
+    auto user = fork.machine.device->AttachControl({}, std::as_bytes(std::span(first)));
+    ASSERT_TRUE(user.has_value());
+    WriteAll(user->Get(), "and then");
+    fork.machine.transport.Resume();
+    std::string heard;
+    while (heard.size() < size + 8) {
+      const auto packet = fork.machine.guest.Receive();
+      ASSERT_TRUE(packet.has_value());
+      heard += packet->payload;
+    }
+    EXPECT_TRUE(heard == first + "and then");
+    WriteAll(user->Get(), "more");
+    EXPECT_EQ(fork.machine.guest.Receive()->payload, "more");
+  }
+}
+
 TEST(BytesThatTheSocketHadNotTakenAreInTheFork) {
   VsockMachine m;
   Accepted accepted = m.ListenOn(VsockMachine::kControlPort);

@@ -142,8 +142,8 @@ void Machine::StartInTurn(const kvm_clock_data& clock) {
   });
 }
 
-Result<UniqueFd> Machine::AttachControl() {
-  return vsock_->AttachControl(shell_->TakeSockets(), [this] { starts_.Leave(place_); });
+Result<UniqueFd> Machine::AttachControl(std::span<const std::byte> first) {
+  return vsock_->AttachControl(shell_->TakeSockets(), first, [this] { starts_.Leave(place_); });
 }
 
 void Machine::RequestStop() {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -83,7 +84,7 @@ class Machine : private EventHandler {
   Serial& Console() { return serial_; }
   VsockDevice& Vsock() { return *vsock_; }
   // VsockDevice::AttachControl(), with sockets that its shell may have.
-  Result<UniqueFd> AttachControl();
+  Result<UniqueFd> AttachControl(std::span<const std::byte> first);
 
  private:
   struct Slot {

@@ -1,8 +1,6 @@
 // The verbs of a VM.
 #include "vm/vm.h"
 
-#include <sys/socket.h>
-
 #include <string>
 
 #include "base/out_of_memory.h"
@@ -34,16 +32,6 @@ Result<std::shared_ptr<const BlockMedium>> OpenMedium(Engine& engine, const Disk
                     " bytes, not a multiple of 512");
   }
   return engine.Images().Share(std::move(medium));
-}
-
-// Into a fresh socket, whose buffer is far larger than what a caller may give.
-Result<void> SendFully(int fd, std::span<const std::byte> bytes) {
-  if (bytes.empty()) return {};
-  const ssize_t sent = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-  if (sent < 0) return FailErrno("send", "control bytes");
-  if (static_cast<size_t>(sent) != bytes.size())
-    return Fail(ErrorCode::kInternal, "send", "control bytes are too many");
-  return {};
 }
 
 // A shell that is ready for a clone of `snapshot`. Null: none is, a disk's file has to be made, or
@@ -156,10 +144,9 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   VMFORK_CHECK(machine.WriteState(state, clock));
   engine_->Shells().Expect(machine.GetShell(), snapshot);
   // A guest that had not dialled the control port when it was frozen has no channel to continue.
-  auto control = machine.AttachControl();
+  // Before the guest runs: its first instructions already find the interrupt.
+  auto control = machine.AttachControl(options.control_bytes);
   if (control) {
-    // Into the socket before the guest runs: its first instructions already find the interrupt.
-    VMFORK_CHECK(SendFully(control->Get(), options.control_bytes));
     made.control = std::move(*control);
   } else if (control.error().code != ErrorCode::kState || !options.control_bytes.empty()) {
     return std::unexpected(std::move(control).error());

@@ -84,7 +84,8 @@ void VsockDevice::Unlisten(uint32_t port) {
   listeners_.erase(port);
 }
 
-Result<UniqueFd> VsockDevice::AttachControl(VsockSockets sockets, std::function<void()> on_answer) {
+Result<UniqueFd> VsockDevice::AttachControl(VsockSockets sockets, std::span<const std::byte> first,
+                                            std::function<void()> on_answer) {
   DeviceLock lock(*context_);
   const auto found = control_guest_port_ ? connections_.find({control_port_, *control_guest_port_})
                                          : connections_.end();
@@ -96,6 +97,7 @@ Result<UniqueFd> VsockDevice::AttachControl(VsockSockets sockets, std::function<
     sockets = std::move(made);
   }
   UniqueFd user = found->second->Attach(std::move(sockets));
+  found->second->PutFirst(first);
   found->second->on_answer = std::move(on_answer);
   if (context_->Running()) {
     found->second->Resume();

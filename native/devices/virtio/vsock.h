@@ -43,9 +43,11 @@ class VsockDevice : public VirtioDevice, private VsockConnection::Owner {
   // The callback may run once more for a connection that was already accepted.
   void Unlisten(uint32_t port);
   // After Restore(): gives the control connection its host end, of these sockets when they are
-  // valid, else of new ones; returns the user's. `on_answer` is called once, when the guest sends
-  // something on it, on any thread and with the device's lock held. Error: kState, there is none.
-  Result<UniqueFd> AttachControl(VsockSockets sockets = {}, std::function<void()> on_answer = {});
+  // valid, else of new ones; returns the user's. The guest gets `first` before whatever the user
+  // writes. `on_answer` is called once, when the guest sends something on it, on any thread and
+  // with the device's lock held. Error: kState, there is none.
+  Result<UniqueFd> AttachControl(VsockSockets sockets = {}, std::span<const std::byte> first = {},
+                                 std::function<void()> on_answer = {});
   // After Resume(): whether that host end is in use. Errors: kSystem (it
   // cannot be watched), kGuestIo (the guest has broken the device).
   Result<void> CheckControl();

@@ -223,10 +223,14 @@ uint32_t VsockConnection::ReadData(std::span<const iovec> buffer, VsockHeader& h
   if (!CanRead()) return 0;
   const size_t room = CutIovecs(buffer, kVsockHeaderBytes, Credit(), parts_);
   if (room == 0) return 0;
-  const ssize_t got = ::readv(socket_.Get(), parts_.data(), static_cast<int>(parts_.size()));
+  const bool is_first = !first_.empty();
+  const ssize_t got = is_first
+                          ? static_cast<ssize_t>(TakeFirst(room))
+                          : ::readv(socket_.Get(), parts_.data(), static_cast<int>(parts_.size()));
   if (got > 0) {
     const auto length = static_cast<uint32_t>(got);
-    readable_ = length == room;
+    // Whether there is more in the socket, the loop will say.
+    readable_ = is_first ? !first_.empty() : length == room;
     sent_ += length;
     FillHeader(header, VsockOp::kData, length);
     return length;
@@ -241,6 +245,13 @@ uint32_t VsockConnection::ReadData(std::span<const iovec> buffer, VsockHeader& h
     failure_ = errno;  // ECONNRESET: the user closed without reading all that there was
   }
   return 0;
+}
+
+size_t VsockConnection::TakeFirst(size_t room) {
+  const size_t length = std::min(room, first_.size());
+  CopyToIovecs(parts_, std::span(first_).first(length));
+  first_.erase(first_.begin(), first_.begin() + static_cast<ptrdiff_t>(length));
+  return length;
 }
 
 void VsockConnection::Save(ByteWriter& out) const {

@@ -51,6 +51,8 @@ class VsockConnection : public EventHandler {
   UniqueFd Attach(VsockSockets sockets);
   Result<UniqueFd> Attach();  // of new ones
   bool Attached() const { return socket_.IsValid(); }
+  // To the guest, before whatever the user writes. Once, before Resume().
+  void PutFirst(std::span<const std::byte> bytes) { first_.assign(bytes.begin(), bytes.end()); }
   // The loop reported `events` and watches no more.
   void TakeEvents(uint32_t events);
   void ForgetWatch() { watching_ = false; }
@@ -73,7 +75,8 @@ class VsockConnection : public EventHandler {
   bool HasPacket() const { return owed_ != 0 || CanRead(); }
   // The packet that has to go first, if there is one.
   bool NextControl(VsockHeader& header);
-  // Reads the socket into an rx buffer, behind the header. 0: there is no data packet to send.
+  // Puts what comes next, as a rule from the socket, into an rx buffer, behind the header. 0: there
+  // is no data packet to send.
   uint32_t ReadData(std::span<const iovec> buffer, VsockHeader& header);
   // Goes last: any other packet carries the credit as well.
   bool NextCreditUpdate(VsockHeader& header);
@@ -108,6 +111,7 @@ class VsockConnection : public EventHandler {
   void OnEvents(uint32_t events) override { owner_.OnSocket(*this, events); }
   uint32_t Credit() const;
   bool CanRead() const;
+  size_t TakeFirst(size_t room);
   size_t PendingBytes() const { return pending_.size() - pending_start_; }
   size_t SendNow(std::span<const iovec> parts);
   void Keep(std::span<const iovec> parts);
@@ -127,7 +131,7 @@ class VsockConnection : public EventHandler {
   bool watching_ = false;
   uint32_t watched_ = 0;
 
-  bool readable_ = false;        // the socket may have bytes
+  bool readable_ = false;        // first_ has bytes, or the socket may have
   bool read_all_ = false;        // the user's stream has ended
   bool user_reads_ = true;       // else what the guest sends is thrown away
   int failure_ = 0;              // errno of what the socket cannot go on after
@@ -143,6 +147,7 @@ class VsockConnection : public EventHandler {
   uint32_t forwarded_ = 0;       // of those, what the socket has taken
   uint32_t told_forwarded_ = 0;  // forwarded_ as the guest knows it
 
+  std::vector<std::byte> first_;  // for the guest
   // From the guest, not yet taken by the socket: at most kBufAlloc bytes, from pending_start_ on.
   std::vector<std::byte> pending_;
   size_t pending_start_ = 0;
