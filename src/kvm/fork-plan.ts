@@ -1,4 +1,4 @@
-// What is decided about forks before the first of them begins.
+// What is decided about a fork before it begins.
 
 import { type FirstRelease, prepareRelease } from '../exec/release.js';
 import { checkValue, type ForkOptions, type ForkPayload, PAYLOAD } from '../options.js';
@@ -12,31 +12,29 @@ export interface ForkPlan {
   readonly clock: StageClock;
 }
 
-/** `startMs`: of that call. Throws `VMF_OPTIONS`, and `VMF_FORK_POINT` when nobody waits for a payload. */
-export function planForks(
+/**
+ * For one clone, or the one of so many with this index. `startMs`: of the call. Throws `VMF_OPTIONS`, and `VMF_FORK_POINT`
+ * when nobody waits for a payload.
+ */
+export function planFork(
   forkPoints: readonly string[],
-  options: ForkOptions,
+  { hostname, count, payload }: ForkOptions,
   startMs: number,
-): ForkPlan[] {
-  const { hostname, count } = options;
-  const plans: ForkPlan[] = [];
-  for (let index = 0; index < (count ?? 1); index++) {
-    const isNumbered = hostname !== undefined && count !== undefined;
-    plans.push({
-      hostname: isNumbered ? `${hostname}-${index}` : hostname,
-      release: planRelease(forkPoints, options, index),
-      clock: new StageClock(startMs),
-    });
-  }
-  return plans;
+  index = 0,
+): ForkPlan {
+  const isNumbered = hostname !== undefined && count !== undefined;
+  return {
+    hostname: isNumbered ? `${hostname}-${index}` : hostname,
+    release: payload === undefined ? null : planRelease(forkPoints, payload, index),
+    clock: new StageClock(startMs),
+  };
 }
 
 function planRelease(
   forkPoints: readonly string[],
-  { payload }: ForkOptions,
+  payload: NonNullable<ForkOptions['payload']>,
   index: number,
-): FirstRelease | null {
-  if (payload === undefined) return null;
+): FirstRelease {
   const own: ForkPayload = typeof payload === 'function' ? payload(index) : payload;
   checkValue('payload', PAYLOAD, own);
   return prepareRelease(forkPoints, own);

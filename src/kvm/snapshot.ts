@@ -20,7 +20,7 @@ import {
 import { linkSignals, throwIfAborted, type WaitOptions } from '../waiting.js';
 import { Clone } from './clone.js';
 import { Engine } from './engine.js';
-import { type ForkPlan, planForks } from './fork-plan.js';
+import { type ForkPlan, planFork } from './fork-plan.js';
 import { type Forked, forkMachine, type Origin } from './forking.js';
 import {
   destroyedError,
@@ -153,14 +153,13 @@ export class Snapshot {
   async fork(options: ForkOptions = {}): Promise<Clone | Clone[]> {
     const startMs = performance.now();
     checkOptions('fork', FORK_OPTIONS, options);
-    const plans = this.#plans(options, startMs);
+    if (options.count === undefined) return this.#forkOne(options, startMs);
+    const plans = this.#plans(options, options.count, startMs);
     return this.#inScope(options, async (within) => {
-      const charges = this.#tryAdmit(plans.length) ?? (await this.#admit(plans.length, within));
-      const forks = plans.map((plan, index) =>
-        this.#forkAdmitted(plan, within, charges[index] as Charge),
+      const charges = await this.#admit(plans.length, within);
+      return allOrNone(
+        plans.map((plan, index) => this.#forkAdmitted(plan, within, charges[index] as Charge)),
       );
-      const clones = await allOrNone(forks);
-      return options.count === undefined ? (clones[0] as Clone) : clones;
     });
   }
 
@@ -179,11 +178,8 @@ export class Snapshot {
     const startMs = performance.now();
     checkOptions('forkSettled', FORK_OPTIONS, options);
     checkValue('count', CLONE_COUNT, options.count);
-    return this.#plans(options, startMs).map((plan) =>
-      this.#inScope(options, async (within) => {
-        const [charge] = this.#tryAdmit(1) ?? (await this.#admit(1, within));
-        return this.#forkAdmitted(plan, within, charge as Charge);
-      }),
+    return this.#plans(options, options.count, startMs).map((plan) =>
+      this.#inScope(options, (within) => this.#admitAndFork(plan, within)),
     );
   }
 
@@ -282,9 +278,29 @@ export class Snapshot {
     return this.#native;
   }
 
-  #plans(options: ForkOptions, startMs: number): ForkPlan[] {
+  #plans(options: ForkOptions, count: number, startMs: number): ForkPlan[] {
     this.#open();
-    return planForks(this.metadata.forkPoints, options, startMs);
+    const { forkPoints } = this.metadata;
+    return Array.from({ length: count }, (_, index) =>
+      planFork(forkPoints, options, startMs, index),
+    );
+  }
+
+  /** Written so that no more code than needed runs before the clone does: most of it is cold, which is what takes its time. */
+  #forkOne(options: ForkOptions, startMs: number): Promise<Clone> {
+    this.#open();
+    const plan = planFork(this.metadata.forkPoints, options, startMs);
+    if (options.scope || this.#scope) {
+      return this.#inScope(options, (within) => this.#admitAndFork(plan, within));
+    }
+    throwIfAborted('fork', options.signal);
+    const charge = this.#engine.budget.tryAdmit();
+    return charge ? this.#forkAdmitted(plan, options, charge) : this.#admitAndFork(plan, options);
+  }
+
+  async #admitAndFork(plan: ForkPlan, options: ForkOptions): Promise<Clone> {
+    const [charge] = await this.#admit(1, options);
+    return this.#forkAdmitted(plan, options, charge as Charge);
   }
 
   /** Has `work` fork within the scope that the options name, or this snapshot's, if any. */
@@ -297,19 +313,16 @@ export class Snapshot {
     return scope.track(work({ ...options, signal, scope }).finally(unlink));
   }
 
-  #tryAdmit(count: number): Charge[] | null {
-    return this.#engine.budget.tryAdmit(count);
-  }
-
   #admit(count: number, { onBudget, budgetTimeoutMs, signal }: ForkOptions): Promise<Charge[]> {
     return this.#engine.budget.admit(count, { onBudget, timeoutMs: budgetTimeoutMs, signal });
   }
 
   async #forkAdmitted(plan: ForkPlan, options: ForkOptions, charge: Charge): Promise<Clone> {
-    const engine = this.#engine;
+    const { forkSlots } = this.#engine;
     try {
-      const forked = await engine.forkSlots.run('fork', options.signal, () =>
-        forkMachine(this.origin, plan, options, charge),
+      if (!forkSlots.tryTake()) await forkSlots.wait('fork', options.signal);
+      const forked = await forkMachine(this.origin, plan, options, charge).finally(() =>
+        forkSlots.giveBack(),
       );
       return await this.#handOver(forked, options.scope ?? null);
     } catch (error) {

@@ -130,10 +130,10 @@ export class MemoryBudget {
     };
   }
 
-  /** Lets so many clones in when that is possible here and now; else null, and {@link admit} finds out why. */
-  tryAdmit(count: number): Charge[] | null {
+  /** Lets one clone in when that is possible here and now; else null, and {@link admit} finds out why. */
+  tryAdmit(): Charge | null {
     if (this.#closed || this.#queue.size > 0) return null;
-    return this.#hasRoom(count * this.#cost.estimateBytes, true) ? this.#charge(count) : null;
+    return this.#hasRoom(this.#cost.estimateBytes, true) ? this.#chargeOne() : null;
   }
 
   /**
