@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <utility>
 
 #include "devices/bus.h"
 
@@ -12,7 +13,8 @@ class ResetPort : public BusDevice {
  public:
   static constexpr uint64_t kPort = 0x60, kPortCount = 5;
 
-  explicit ResetPort(std::function<void()> on_reset) : on_reset_(std::move(on_reset)) {}
+  // While no vCPU runs.
+  void SetOwner(std::function<void()> on_reset) { on_reset_ = std::move(on_reset); }
 
   // Status 0: nothing to read, ready for a command.
   void Read(uint64_t, std::span<std::byte> data) override { data[0] = std::byte{0}; }

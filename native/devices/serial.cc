@@ -25,8 +25,10 @@ constexpr uint8_t kMsrConnected = 0xb0;         // carrier, data set ready, clea
 constexpr size_t kWatchRunBytes = 256;
 }  // namespace
 
-Serial::Serial(size_t capacity, std::function<void()> raise_irq)
-    : raise_irq_(std::move(raise_irq)), capacity_(capacity) {}
+void Serial::SetCapacity(size_t bytes) {
+  std::lock_guard lock(mutex_);
+  capacity_ = bytes;
+}
 
 void Serial::Read(uint64_t offset, std::span<std::byte> data) {
   std::lock_guard lock(mutex_);

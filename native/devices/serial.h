@@ -6,6 +6,7 @@
 #include <functional>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "base/byte_io.h"
 #include "base/result.h"
@@ -17,8 +18,11 @@ class Serial : public BusDevice {
  public:
   static constexpr uint64_t kPort = 0x3f8, kPortCount = 8;
 
-  // `raise_irq` pulses the port's interrupt. Keeps the newest `capacity` bytes.
-  Serial(size_t capacity, std::function<void()> raise_irq);
+  // `raise_irq` pulses the port's interrupt.
+  explicit Serial(std::function<void()> raise_irq) : raise_irq_(std::move(raise_irq)) {}
+
+  // The newest `bytes` are kept from now on; none at first.
+  void SetCapacity(size_t bytes);
 
   void Read(uint64_t offset, std::span<std::byte> data) override;
   void Write(uint64_t offset, std::span<const std::byte> data) override;
@@ -39,7 +43,7 @@ class Serial : public BusDevice {
 
   std::function<void()> raise_irq_;
   mutable std::mutex mutex_;  // guards all below
-  size_t capacity_;
+  size_t capacity_ = 0;
   std::string ring_;
   std::string pending_;  // not yet given to the watcher: up to a newline or a small run
   std::function<void(std::span<const std::byte>)> watcher_;

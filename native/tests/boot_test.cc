@@ -172,7 +172,8 @@ TEST(BootDataRefusesWhatDoesNotFit) {
 
 TEST(SerialKeepsTheNewestOutput) {
   int interrupts = 0;
-  Serial serial(10, [&interrupts] { ++interrupts; });
+  Serial serial([&interrupts] { ++interrupts; });
+  serial.SetCapacity(10);
   for (int i = 0; i < 1000; ++i) {
     const std::byte byte{static_cast<uint8_t>('a' + i % 26)};
     serial.Write(0, std::span(&byte, 1));
@@ -184,7 +185,7 @@ TEST(SerialKeepsTheNewestOutput) {
 }
 
 TEST(SerialStateSurvivesSaveAndRestore) {
-  Serial one(10, [] {}), two(10, [] {});
+  Serial one([] {}), two([] {});
   const std::byte value{0x02};
   one.Write(1, std::span(&value, 1));
   one.Write(7, std::span(&value, 1));

@@ -40,6 +40,7 @@ Result<std::unique_ptr<Machine>> Build(Engine& engine, const BootOptions& option
   VMFORK_TRY(shell, engine.Shells().Take(Machine::Shape(config, cpuid), clock));
   VMFORK_TRY(machine, Machine::Build(engine, std::move(shell),
                                      {.config = config,
+                                      .state = nullptr,
                                       .image = Image::Zero(kMemoryBytes),
                                       .ahead = {},
                                       .console_bytes = options.console_bytes,

@@ -131,12 +131,12 @@ std::vector<std::byte> StateAfterFork(const std::shared_ptr<Engine>& engine,
                                       const Snapshot& snapshot) {
   const MachineState& state = snapshot.State();
   StageClock clock;
-  auto shell = TakeShell(*engine, Machine::Shape(state.config, state.cpuid));
+  auto shell = TakeShell(*engine, snapshot.Shape());
   auto machine = Machine::Build(*engine, std::move(shell),
                                 {.config = state.config,
+                                 .state = &state,
                                  .image = snapshot.GetImage(),
                                  .ahead = {},
-                                 .cpuid = state.cpuid,
                                  .console_bytes = 0,
                                  .on_end = [](const Error&) {}},
                                 clock);
@@ -168,7 +168,7 @@ TEST(ForkIntoARecycledShellIsTheForkIntoANewOne) {
   const auto recycled = StateAfterFork(pooled, **snapshot);
   EXPECT_EQ(pooled->Shells().Count().reused, 2u);
   EXPECT_TRUE(recycled == StateAfterFork(plain, **snapshot));
-  // From now on the shell waits with most of that state in it.
+  // From now on the shell waits with most of that state in it, and with the devices.
   EXPECT_TRUE(recycled == StateAfterFork(pooled, **snapshot));
   EXPECT_EQ(pooled->Shells().Count().reused, 3u);
 }
@@ -241,8 +241,9 @@ TEST(ShellsThatWaitShowTheMemoryOfASnapshotUntilItEnds) {
   }
   for (auto* snapshot : {&first, &second}) {
     const std::weak_ptr<const Image> image = (**snapshot)->GetImage();
+    const std::weak_ptr<const MachineState> state = (**snapshot)->SharedState();
     *snapshot = Fail(ErrorCode::kGone, "");
-    EXPECT_TRUE(image.expired());
+    EXPECT_TRUE(image.expired() && state.expired());
   }
   EXPECT_EQ(engine->Shells().Count().ready, 2u);
 }
@@ -339,8 +340,7 @@ TEST(PoolFillsItselfUpToItsLimit) {
   auto vm = Boot(engine, kCount);
   EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
   auto snapshot = (*vm)->Freeze();
-  const MachineState& state = (*snapshot)->State();
-  const SharedShape shape = Machine::Shape(state.config, state.cpuid);
+  const SharedShape shape = (*snapshot)->Shape();
   {
     auto first = TakeShell(*engine, shape);
     for (int i = 0; i < 2000 && engine->Shells().Count().ready < 3; ++i)

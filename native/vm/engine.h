@@ -71,7 +71,7 @@ class Engine {
   // behind that.
   WorkerPool& Reapers() { return *reapers_; }
   // For requests to disks that have to wait for the host.
-  WorkerPool& DiskThreads() { return *disk_threads_; }
+  WorkerPool& DiskThreads() const { return *disk_threads_; }
   // For scrubs; started by the first.
   WorkerPool& Scrubber();
   BlockImages& Images() { return images_; }

@@ -2,23 +2,15 @@
 // state and taken down; when to do so is Vm's business.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "base/event_loop.h"
-#include "devices/bus.h"
-#include "devices/reset_port.h"
-#include "devices/serial.h"
-#include "devices/virtio/block.h"
-#include "devices/virtio/mmio_transport.h"
-#include "devices/virtio/vsock.h"
 #include "snapshot/machine_state.h"
+#include "vm/devices.h"
 #include "vm/engine.h"
 #include "vm/shell.h"
 #include "vm/stage_clock.h"
@@ -26,13 +18,13 @@
 
 namespace vmfork {
 
-class Machine : private EventHandler {
+class Machine {
  public:
-  // The guest's control connection is dialled to this port of the host (docs/protocol.md).
-  static constexpr uint32_t kControlPort = 1024;
+  static constexpr uint32_t kControlPort = Devices::kControlPort;
 
   struct Setup {
     MachineConfig config;
+    const MachineState* state = nullptr;  // what it will be given, if any
     std::shared_ptr<const Image> image;
     PagesAhead ahead;  // of an image that the shell does not show yet
     size_t console_bytes = 0;
@@ -46,7 +38,7 @@ class Machine : private EventHandler {
   // docs/tuning.md.
   static Result<std::unique_ptr<Machine>> Build(Engine& engine, std::unique_ptr<Shell> shell,
                                                 Setup setup, StageClock& clock);
-  ~Machine() override;  // stops everything, gives the shell back
+  ~Machine();  // stops everything, gives the shell back
 
   void StartVcpus();
   // The same when its turn comes (Engine::Starts()), which ends when it answers on its control
@@ -59,7 +51,7 @@ class Machine : private EventHandler {
   void RequestStop();
   void Park();  // vCPUs out of the guest, devices still
   void Unpark();
-  void ResumeDevices();  // after WriteState(), when all is as it should be
+  void ResumeDevices() { devices_->Resume(); }  // after WriteState(), when all is as it should be
 
   // The machine must be parked, or not started.
   Result<MachineState> ReadState();
@@ -67,37 +59,30 @@ class Machine : private EventHandler {
 
   // Puts a disk into drive `index` below kMediaSlots; the guest is told. One call at a time.
   // Errors: kDisk, kSystem.
-  Result<void> InsertDisk(size_t index, BlockDisk disk);
-  Result<void> EjectDisk(size_t index) { return drives_[index]->Eject(); }
-  BlockDisk Disk(size_t index) const { return drives_[index]->Disk(); }
+  Result<void> InsertDisk(size_t index, BlockDisk disk) {
+    return devices_->InsertDisk(index, std::move(disk));
+  }
+  Result<void> EjectDisk(size_t index) { return devices_->Drive(index).Eject(); }
+  BlockDisk Disk(size_t index) const { return devices_->Drive(index).Disk(); }
   // See BlockDevice::Exchange().
   void ExchangeMedium(size_t index, std::shared_ptr<const BlockMedium> medium) {
-    drives_[index]->Exchange(std::move(medium));
+    devices_->Drive(index).Exchange(std::move(medium));
   }
 
-  std::string MmioCmdline() const;  // how the guest's kernel is told of the devices
+  std::string MmioCmdline() const { return devices_->MmioCmdline(); }
   const Shell& GetShell() const { return *shell_; }
   PrivateView& View() { return shell_->View(); }
   const GuestMemory& Memory() const { return shell_->Memory(); }
   const MachineConfig& Config() const { return config_; }
   Vcpu& BootVcpu() { return *shell_->Vcpus().front(); }
-  Serial& Console() { return serial_; }
-  VsockDevice& Vsock() { return *vsock_; }
+  Serial& Console() { return devices_->Console(); }
+  VsockDevice& Vsock() { return devices_->Vsock(); }
   // VsockDevice::AttachControl(), with sockets that its shell may have.
   Result<UniqueFd> AttachControl(std::span<const std::byte> first);
 
  private:
-  struct Slot {
-    std::string name;
-    std::unique_ptr<VirtioDevice> device;
-    std::unique_ptr<VirtioTransport> transport;
-  };
-
   Machine(Engine& engine, std::unique_ptr<Shell> shell, Setup setup);
-  Result<void> AddDevices(Engine& engine);
-  void AddVirtio(std::string name, std::unique_ptr<VirtioDevice> device);
-  void PulseLine(uint32_t line);
-  void OnEvents(uint32_t events) override;  // the doorbell
+  Result<void> AddDevices(const Engine& engine, const MachineState* state, size_t console_bytes);
 
   const Engine::Resident resident_;
   StartQueue& starts_;
@@ -108,18 +93,9 @@ class Machine : private EventHandler {
 
   // In order of construction: what is named later uses what is named earlier.
   std::unique_ptr<Shell> shell_;
-  EventLoop& loop_;
-  Bus ports_;
-  Bus mmio_;
-  Serial serial_;
-  ResetPort reset_port_;
+  std::unique_ptr<Devices> devices_;
   std::atomic<bool> started_ = false;
   StartQueue::Place place_;
-  std::vector<Slot> slots_;
-  VsockDevice* vsock_ = nullptr;  // in slots_
-  size_t first_drive_ = 0;        // in slots_; the drives are the last ones
-  std::array<BlockDevice*, kMediaSlots> drives_{};
-  std::mutex pulse_mutex_;  // a pulse must end before the next begins, or that one has no edge
 };
 
 }  // namespace vmfork

@@ -168,8 +168,21 @@ Result<void> Shell::PrimeMemory(const ShellContent& content) {
   return {};
 }
 
+void Shell::KeepDevices(std::unique_ptr<Devices> devices,
+                        std::shared_ptr<const MachineState> state) {
+  devices_ = std::move(devices);
+  devices_state_ = std::move(state);
+}
+
+std::unique_ptr<Devices> Shell::TakeDevices(const MachineState* state) {
+  const auto held = std::exchange(devices_state_, nullptr);
+  auto devices = std::move(devices_);
+  return held != nullptr && held.get() == state ? std::move(devices) : nullptr;
+}
+
 Result<void> Shell::HideMemory() {
   sockets_ = {};
+  KeepDevices(nullptr, nullptr);
   return view_.Hide();
 }
 

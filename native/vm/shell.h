@@ -19,6 +19,7 @@
 #include "snapshot/machine_state.h"
 #include "vcpu/vcpu.h"
 #include "vcpu/vcpu_state.h"
+#include "vm/devices.h"
 #include "vm/doorbell.h"
 #include "vm/stage_clock.h"
 
@@ -84,13 +85,18 @@ class Shell {
   const SharedShape& Shape() const { return shape_; }
   // Of one that nobody has used: has it wait with `content`, as a recycled one does. *blocks*
   Result<void> Prime(const ShellContent& content);
-  // Of one that waits: lets go of the memory that it was to show, and of its sockets.
+  // Of one that waits: lets go of the memory that it was to show, of its sockets and devices.
   Result<void> HideMemory();
   // For a machine: its memory is `image` from now on, and its own. What the shell does not wait
   // with is put in place now.
   Result<void> ShowMemory(std::shared_ptr<const Image> image, const PagesAhead& ahead);
   // For a machine: sockets for its control channel, made ahead; invalid when there are none.
   VsockSockets TakeSockets() { return std::exchange(sockets_, {}); }
+  // Of one that waits: with the devices of the machine that will probably be made of it, which hold
+  // that state.
+  void KeepDevices(std::unique_ptr<Devices> devices, std::shared_ptr<const MachineState> state);
+  // For a machine: those that hold just this state, if it waits with such; others are gone then.
+  std::unique_ptr<Devices> TakeDevices(const MachineState* state);
   // For a machine that boots: processors and interrupt controllers as new.
   Result<void> MakeFresh();
   // How it was when it was new. The same for all shells of a shape on one host.
@@ -129,6 +135,8 @@ class Shell {
   std::vector<bool> connected_;
   VsockSockets sockets_;  // nobody has used them
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
+  std::unique_ptr<Devices> devices_;
+  std::shared_ptr<const MachineState> devices_state_;  // theirs
 };
 
 }  // namespace vmfork

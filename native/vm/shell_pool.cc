@@ -99,6 +99,7 @@ void ShellPool::Recycle(std::unique_ptr<Shell> shell, bool was_started) {
   // Not worth the work when there is no room; a shell that could not be recycled is closed as well.
   const auto content = ContentFor(*shell, was_started);
   if (!content || !shell->Recycle(*content)) return;
+  MakeDevices(*shell, *content);
   if (Store(std::move(shell)) != nullptr) return;
   std::lock_guard lock(mutex_);
   ++counts_.reused;
@@ -213,8 +214,22 @@ Result<std::unique_ptr<Shell>> ShellPool::BuildPrimed(SharedShape shape, const S
   StageClock clock;
   VMFORK_TRY(shell, BuildOne(std::move(shape), clock));
   if (snapshot != nullptr) Expect(*shell, *snapshot);
-  if (const auto content = ContentFor(*shell, true)) VMFORK_CHECK(shell->Prime(*content));
+  if (const auto content = ContentFor(*shell, true)) {
+    VMFORK_CHECK(shell->Prime(*content));
+    MakeDevices(*shell, *content);
+  }
   return shell;
+}
+
+void ShellPool::MakeDevices(Shell& shell, const ShellContent& content) const {
+  auto state = content.cores->next.lock();
+  if (state == nullptr) return;
+  // A disk that the guest writes is made for each clone.
+  for (const BlockDisk& disk : state->config.media)
+    if (disk.medium != nullptr && disk.medium->IsWritable()) return;
+  // A fork that finds none makes its own, and says why it cannot.
+  auto devices = Devices::Make(engine_, shell, state->config);
+  if (devices && (*devices)->Restore(*state)) shell.KeepDevices(std::move(*devices), state);
 }
 
 // One task at a time, one shell a turn: a fork that comes meanwhile is not kept waiting by a queue.

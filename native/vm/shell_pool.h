@@ -95,6 +95,8 @@ class ShellPool {
   Result<std::unique_ptr<Shell>> BuildOne(SharedShape shape, StageClock& clock);
   // One that waits as those do that come back.
   Result<std::unique_ptr<Shell>> BuildPrimed(SharedShape shape, const Snapshot* snapshot);
+  // The devices of the machine that a shell with this content waits for, when it can have them.
+  void MakeDevices(Shell& shell, const ShellContent& content) const;
   void ScheduleRefill();
   void Refill();
 

@@ -62,12 +62,14 @@ Vm::~Vm() { Destroy(); }
 
 Result<Vm::Made> Vm::MakeMachine(std::unique_ptr<Shell> shell, MachineConfig config,
                                  std::shared_ptr<const Image> image, PagesAhead ahead,
-                                 size_t console_bytes, StageClock& clock) const {
+                                 const MachineState* state, size_t console_bytes,
+                                 StageClock& clock) const {
   auto reporter = std::make_shared<EndReporter>(observer_, machines_);
   VMFORK_TRY(
       machine,
       Machine::Build(*engine_, std::move(shell),
                      {.config = std::move(config),
+                      .state = state,
                       .image = std::move(image),
                       .ahead = std::move(ahead),
                       .console_bytes = console_bytes,
@@ -111,7 +113,7 @@ Result<std::shared_ptr<Vm>> Vm::BootWithMemory(std::shared_ptr<Engine> engine,
   VMFORK_CHECK(shell->MakeFresh());
   VMFORK_TRY(made,
              vm->MakeMachine(std::move(shell), std::move(config), Image::Zero(options.memory_bytes),
-                             {}, options.console_bytes, clock));
+                             {}, nullptr, options.console_bytes, clock));
   Machine& machine = *made.machine;
   VMFORK_CHECK(LoadGuest(machine, options));
   clock.Lap("load_kernel");
@@ -139,7 +141,7 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   PagesAhead ahead;
   if (engine_->Machines() >= kCrowd) ahead = snapshot.Early().OfStart();
   VMFORK_TRY(made, MakeMachine(std::move(shell), std::move(config), snapshot.GetImage(),
-                               std::move(ahead), options.console_bytes, clock));
+                               std::move(ahead), &state, options.console_bytes, clock));
   Machine& machine = *made.machine;
   VMFORK_CHECK(machine.WriteState(state, clock));
   engine_->Shells().Expect(machine.GetShell(), snapshot);

@@ -130,7 +130,8 @@ class Vm {
   Vm(std::shared_ptr<Engine> engine, std::shared_ptr<VmObserver> observer);
   Result<Made> MakeMachine(std::unique_ptr<Shell> shell, MachineConfig config,
                            std::shared_ptr<const Image> image, PagesAhead ahead,
-                           size_t console_bytes, StageClock& clock) const;
+                           const MachineState* state, size_t console_bytes,
+                           StageClock& clock) const;
   static Result<std::shared_ptr<Vm>> ForkInto(std::unique_ptr<Shell> shell,
                                               std::shared_ptr<Engine> engine,
                                               const std::shared_ptr<const Snapshot>& snapshot,
