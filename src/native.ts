@@ -191,7 +191,7 @@ export interface NativeSnapshot {
   readonly id: number;
   info(): NativeSnapshotInfo;
   fork(...options: NativeForkOptions): Promise<NativeVm>;
-  /** The same at once, where that takes no longer than the way to a worker and back; null when there is no shell for it, or the guest can write to a disk. */
+  /** The same at once, where that takes no longer than the way to a worker and back; null when there is no shell for it, or, where the guest can write to a disk, none that waits with one. */
   tryFork(...options: NativeForkOptions): NativeVm | null;
   /** Resolves when so many shells wait for forks of this snapshot, or as many as may be kept. */
   fillShells(count: number): Promise<void>;

@@ -314,18 +314,6 @@ TEST(ShellThatWaitsHasWhatTheHostUsesAtAFork) {
   EXPECT_FALSE(shell->TakeSockets().AreValid());  // each pair once
 }
 
-TEST(ForkWithoutWaitingNeedsAReadyShell) {
-  auto engine = TestEngine(kRecycleOnly);
-  auto vm = Boot(engine, kCount);
-  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
-  auto snapshot = (*vm)->Freeze();
-  auto clone = Vm::TryFork(engine, *snapshot, {}, std::make_shared<Observer>());
-  EXPECT_TRUE(clone.has_value() && *clone == nullptr);
-  (*vm)->Destroy();
-  clone = Vm::TryFork(engine, *snapshot, {}, std::make_shared<Observer>());
-  EXPECT_TRUE(clone.has_value() && *clone != nullptr && WaitForConsole(**clone, "01234567"));
-}
-
 TEST(ShellOfACrashedGuestIsNotUsedAgain) {
   auto engine = TestEngine(kRecycleOnly);
   auto observer = std::make_shared<Observer>();

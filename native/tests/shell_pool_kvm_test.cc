@@ -158,6 +158,48 @@ TEST(RoundsOfForksLeaveNoMoreThanThePoolKeeps) {
   ExpectNoMoreThan(before, "20 rounds");
 }
 
+TEST(ForkWithoutWaitingNeedsAReadyShell) {
+  auto engine = TestEngine({.ready = 0, .kept = 4});
+  auto vm = Boot(engine, kCount);
+  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
+  auto snapshot = (*vm)->Freeze();
+  auto clone = Vm::TryFork(engine, *snapshot, {}, std::make_shared<Observer>());
+  EXPECT_TRUE(clone.has_value() && *clone == nullptr);
+  (*vm)->Destroy();
+  clone = Vm::TryFork(engine, *snapshot, {}, std::make_shared<Observer>());
+  EXPECT_TRUE(clone.has_value() && *clone != nullptr && WaitForConsole(**clone, "01234567"));
+}
+
+TEST(ForkOfAGuestWithADiskNeedsAShellThatWaitsWithOne) {
+  auto engine = TestEngine({.ready = 0, .kept = 4});
+  auto vm = Boot(engine, kCount);
+  EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
+  auto plain = (*vm)->Freeze();
+  DiskOptions disk;
+  disk.read_only = false;
+  disk.scratch_bytes = 1 << 20;
+  EXPECT_TRUE((*vm)->AttachDisk(1, disk).has_value());
+  auto with_disk = (*vm)->Freeze();
+  (*vm)->Destroy();
+  const auto try_fork = [&] {
+    auto clone = Vm::TryFork(engine, *with_disk, {}, std::make_shared<Observer>());
+    EXPECT_TRUE(clone.has_value());
+    return clone.value_or(nullptr);
+  };
+  EXPECT_TRUE(Vm::Fork(engine, *plain, {}, std::make_shared<Observer>()).has_value());
+  EXPECT_TRUE(try_fork() == nullptr);  // a shell is ready, for the other snapshot
+  EXPECT_EQ(engine->Shells().Count().ready, 1u);
+  EXPECT_TRUE(Vm::Fork(engine, *with_disk, {}, std::make_shared<Observer>()).has_value());
+  // Each has a disk of its own, which is no longer that of a shell.
+  const auto one = try_fork();
+  EXPECT_TRUE(one != nullptr && WaitForConsole(*one, "01234567"));
+  EXPECT_TRUE(try_fork() == nullptr);
+  const auto frozen = one->Freeze();
+  EXPECT_TRUE(frozen.has_value());
+  const auto& of_clone = (*frozen)->State().config.media[1].medium;
+  EXPECT_FALSE(of_clone == (*with_disk)->State().config.media[1].medium);
+}
+
 }  // namespace
 }  // namespace vmfork
 

@@ -16,13 +16,13 @@ constexpr uint32_t kUnlisted[] = {0x200, 0x20f, 0x250, 0x259, 0x26f, 0x2ff, 0x40
 
 std::unique_ptr<Shell> TakeShell(Engine& engine) {
   constexpr uint32_t kVcpus = 2;
+  const SharedShape shape = std::make_shared<const ShellShape>(
+      ShellShape{.memory_bytes = kMemoryBytes,
+                 .vcpus = kVcpus,
+                 .devices = 2,
+                 .cpuid = FitCpuid(engine.SupportedCpuid(), engine.Host(), kVcpus)});
   StageClock clock;
-  auto shell =
-      engine.Shells().Take({.memory_bytes = kMemoryBytes,
-                            .vcpus = kVcpus,
-                            .devices = 2,
-                            .cpuid = FitCpuid(engine.SupportedCpuid(), engine.Host(), kVcpus)},
-                           clock);
+  auto shell = engine.Shells().Take(shape, clock);
   if (!shell) std::fprintf(stderr, "no shell: %s\n", shell.error().ToString().c_str());
   EXPECT_TRUE(shell.has_value());
   return shell ? std::move(*shell) : nullptr;

@@ -175,9 +175,10 @@ void Shell::KeepDevices(std::unique_ptr<Devices> devices,
 }
 
 std::unique_ptr<Devices> Shell::TakeDevices(const MachineState* state) {
-  const auto held = std::exchange(devices_state_, nullptr);
+  const bool is_right = state != nullptr && WaitsFor(*state);
+  devices_state_ = nullptr;
   auto devices = std::move(devices_);
-  return held != nullptr && held.get() == state ? std::move(devices) : nullptr;
+  return is_right ? std::move(devices) : nullptr;
 }
 
 Result<void> Shell::HideMemory() {

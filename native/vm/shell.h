@@ -95,6 +95,7 @@ class Shell {
   // Of one that waits: with the devices of the machine that will probably be made of it, which hold
   // that state.
   void KeepDevices(std::unique_ptr<Devices> devices, std::shared_ptr<const MachineState> state);
+  bool WaitsFor(const MachineState& state) const { return devices_state_.get() == &state; }
   // For a machine: those that hold just this state, if it waits with such; others are gone then.
   std::unique_ptr<Devices> TakeDevices(const MachineState* state);
   // For a machine that boots: processors and interrupt controllers as new.

@@ -7,6 +7,7 @@
 
 #include "base/out_of_memory.h"
 #include "vm/engine.h"
+#include "vm/media.h"
 #include "vm/snapshot.h"
 
 namespace vmfork {
@@ -63,28 +64,33 @@ ShellPool::Rack* ShellPool::RackOf(const SharedShape& shape) {
   return found == racks_.end() ? nullptr : &*found;
 }
 
-ShellPool::Found ShellPool::Find(const SharedShape& shape) {
+ShellPool::Found ShellPool::Find(const SharedShape& shape, const MachineState* state) {
   std::list<Rack> dropped;
   std::unique_lock lock(mutex_);
   Rack& rack = FindRack(shape, dropped);
   Found found{.shell = {}, .shape = rack.shape};
-  if (!rack.shells.empty()) {
-    found.shell = std::move(rack.shells.back());
-    rack.shells.pop_back();
+  const auto last = std::ranges::find_if(rack.shells.rbegin(), rack.shells.rend(),
+                                         [state](const std::unique_ptr<Shell>& shell) {
+                                           return state == nullptr || shell->WaitsFor(*state);
+                                         });
+  if (last != rack.shells.rend()) {
+    found.shell = std::move(*last);
+    rack.shells.erase(std::prev(last.base()));
     --counts_.ready;
   }
   if (rack.shells.size() < limits_.ready) ScheduleRefill();
   return found;
 }
 
-std::unique_ptr<Shell> ShellPool::TryTake(const SharedShape& shape, StageClock& clock) {
-  Found found = Find(shape);
+std::unique_ptr<Shell> ShellPool::TryTake(const SharedShape& shape, StageClock& clock,
+                                          const MachineState* state) {
+  Found found = Find(shape, state);
   if (found.shell != nullptr) clock.Lap("shell");
   return std::move(found.shell);
 }
 
 Result<std::unique_ptr<Shell>> ShellPool::Take(const SharedShape& shape, StageClock& clock) {
-  Found found = Find(shape);
+  Found found = Find(shape, nullptr);
   if (found.shell == nullptr) return BuildOne(std::move(found.shape), clock);
   clock.Lap("shell");
   return std::move(found.shell);
@@ -224,11 +230,10 @@ Result<std::unique_ptr<Shell>> ShellPool::BuildPrimed(SharedShape shape, const S
 void ShellPool::MakeDevices(Shell& shell, const ShellContent& content) const {
   auto state = content.cores->next.lock();
   if (state == nullptr) return;
-  // A disk that the guest writes is made for each clone.
-  for (const BlockDisk& disk : state->config.media)
-    if (disk.medium != nullptr && disk.medium->IsWritable()) return;
   // A fork that finds none makes its own, and says why it cannot.
-  auto devices = Devices::Make(engine_, shell, state->config);
+  MachineConfig config = state->config;
+  if (!ForkMedia(engine_, config)) return;
+  auto devices = Devices::Make(engine_, shell, config);
   if (devices && (*devices)->Restore(*state)) shell.KeepDevices(std::move(*devices), state);
 }
 

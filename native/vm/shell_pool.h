@@ -43,8 +43,10 @@ class ShellPool {
 
   // One from the pool, or one made now. Errors: those of Shell::Build().
   Result<std::unique_ptr<Shell>> Take(const SharedShape& shape, StageClock& clock);
-  // One from the pool (lap "shell"), or null. Does not block.
-  std::unique_ptr<Shell> TryTake(const SharedShape& shape, StageClock& clock);
+  // One from the pool (lap "shell"), or null. Does not block. With `state`: only one that waits for
+  // a machine with it.
+  std::unique_ptr<Shell> TryTake(const SharedShape& shape, StageClock& clock,
+                                 const MachineState* state = nullptr);
   // Takes back a shell that no machine uses any more. Blocks while it is recycled. `was_started`:
   // its guest had come up. The next one then finds copied what it writes until it is up, which
   // would be wasted on guests that end before.
@@ -89,7 +91,7 @@ class ShellPool {
     std::unique_ptr<Shell> shell;
     SharedShape shape;
   };
-  Found Find(const SharedShape& shape);
+  Found Find(const SharedShape& shape, const MachineState* state);
   // Puts a shell away, unless there are too many: then it gives it back.
   std::unique_ptr<Shell> Store(std::unique_ptr<Shell> shell);
   Result<std::unique_ptr<Shell>> BuildOne(SharedShape shape, StageClock& clock);

@@ -1,6 +1,7 @@
 // The verbs of a VM.
 #include "vm/vm.h"
 
+#include <algorithm>
 #include <string>
 
 #include "base/out_of_memory.h"
@@ -34,14 +35,15 @@ Result<std::shared_ptr<const BlockMedium>> OpenMedium(Engine& engine, const Disk
   return engine.Images().Share(std::move(medium));
 }
 
-// A shell that is ready for a clone of `snapshot`. Null: none is, a disk's file has to be made, or
-// none should be used up for a snapshot that is going to be refused.
+// A shell that is ready for a clone of `snapshot`. Null: none is, a disk's file would have to be
+// made, or none should be used up for a snapshot that is going to be refused.
 std::unique_ptr<Shell> TryTakeShell(Engine& engine, const Snapshot& snapshot, StageClock& clock) {
   if (!snapshot.CheckSound("fork")) return nullptr;
   const MachineState& state = snapshot.State();
-  for (const BlockDisk& disk : state.config.media)
-    if (disk.medium != nullptr && disk.medium->IsWritable()) return nullptr;
-  return engine.Shells().TryTake(snapshot.Shape(), clock);
+  const bool has_disk = std::ranges::any_of(state.config.media, [](const BlockDisk& disk) {
+    return disk.medium != nullptr && disk.medium->IsWritable();
+  });
+  return engine.Shells().TryTake(snapshot.Shape(), clock, has_disk ? &state : nullptr);
 }
 
 // What is mapped in a machine that has not run yet, the host has used; what it owns, the host has
@@ -130,11 +132,13 @@ Result<Vm::Made> Vm::MakeClone(const Snapshot& snapshot, std::unique_ptr<Shell> 
   VMFORK_CHECK(snapshot.CheckSound("fork"));
   const MachineState& state = snapshot.State();
   MachineConfig config = state.config;
-  VMFORK_CHECK(ForkMedia(*engine_, config));
-  clock.Lap("media");
   if (shell == nullptr) {
     VMFORK_TRY(taken, engine_->Shells().Take(snapshot.Shape(), clock));
     shell = std::move(taken);
+  }
+  if (!shell->WaitsFor(state)) {
+    VMFORK_CHECK(ForkMedia(*engine_, config));
+    clock.Lap("media");
   }
   // Each page that a guest has to wait for takes the process's memory lock. Few guests get it at
   // once; many stand in each other's way and, above all, in that of the forks after theirs.
