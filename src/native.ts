@@ -46,13 +46,11 @@ export type NativeForkOptions = [cid: number, controlBytes: Uint8Array, consoleB
 
 /** A disk for one of a VM's two drives: 0 is read-only, 1 is not. */
 export interface NativeDiskOptions {
-  /** A regular file or block device; null for a scratch disk, which is sparse and goes with the VM. */
+  /** What `path` is: only read, which is all that drive 0 takes, or written to, or what a scratch disk holds at first. */
+  kind: 'image' | 'file' | 'scratch';
+  /** A regular file or block device; of a scratch disk nobody else may use it from then on. Null: an empty one, sparse. */
   path: string | null;
-  /** Whether `path` is opened for reading only. Drive 0 takes nothing else. */
-  readOnly: boolean;
-  /** Whether `path` is what a scratch disk holds at first; nobody else may use it from then on. */
-  isScratch: boolean;
-  /** Size of a scratch disk, a multiple of 512; 0 with `path`. */
+  /** Size of an empty scratch disk, a multiple of 512; 0 with `path`. */
   scratchBytes: number;
   /** What the guest reads as the disk's serial number; at most 20 bytes of it count. */
   serial: string;

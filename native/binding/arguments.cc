@@ -46,6 +46,15 @@ std::vector<std::string> ToPaths(const Napi::Value& value, const char* name) {
   return paths;
 }
 
+BlockMedium::Kind ToDiskKind(const Napi::Value& value) {
+  constexpr size_t kMostKindBytes = 16;
+  const std::string kind = ToText(value, "kind", kMostKindBytes);
+  if (kind == "image") return BlockMedium::Kind::kImage;
+  if (kind == "file") return BlockMedium::Kind::kFile;
+  if (kind == "scratch") return BlockMedium::Kind::kScratch;
+  throw OptionsError(value.Env(), "kind must be 'image', 'file' or 'scratch'");
+}
+
 }  // namespace
 
 uint64_t ToInteger(const Napi::Value& value, const char* name, Range range) {
@@ -151,8 +160,7 @@ DiskOptions ToDiskOptions(const Napi::Value& value) {
   DiskOptions options;
   const Napi::Value path = object.Get("path");
   if (!path.IsNull()) options.path = ToPath(path, "path");
-  options.read_only = ToBoolean(object.Get("readOnly"), "readOnly");
-  options.is_scratch = ToBoolean(object.Get("isScratch"), "isScratch");
+  options.kind = ToDiskKind(object.Get("kind"));
   options.scratch_bytes = ToInteger(object.Get("scratchBytes"), "scratchBytes", kScratchBytes);
   options.serial = ToText(object.Get("serial"), "serial", kMostSerialBytes);
   if (options.path.empty() && (options.scratch_bytes == 0 || options.scratch_bytes % 512 != 0))

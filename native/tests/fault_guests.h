@@ -74,7 +74,6 @@ inline void AddControlConnection(MachineState& state) {
 
 inline void AttachScratch(Vm& vm) {
   DiskOptions disk;
-  disk.read_only = false;
   disk.scratch_bytes = 1 << 20;
   EXPECT_TRUE(vm.AttachDisk(1, disk).has_value());
 }

@@ -176,7 +176,6 @@ TEST(ForkOfAGuestWithADiskNeedsAShellThatWaitsWithOne) {
   EXPECT_TRUE(WaitForConsole(**vm, "01234567"));
   auto plain = (*vm)->Freeze();
   DiskOptions disk;
-  disk.read_only = false;
   disk.scratch_bytes = 1 << 20;
   EXPECT_TRUE((*vm)->AttachDisk(1, disk).has_value());
   auto with_disk = (*vm)->Freeze();

@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "devices/virtio/block_medium.h"
 #include "memory/page_runs.h"
 
 namespace vmfork {
@@ -34,10 +35,10 @@ struct ForkOptions {
 
 // A disk for a drive of a machine that runs.
 struct DiskOptions {
-  std::string path;            // a regular file or block device; empty: a scratch disk
-  bool read_only = true;       // of `path`
-  bool is_scratch = false;     // `path` is what a scratch disk holds at first
-  uint64_t scratch_bytes = 0;  // of a scratch disk; a multiple of 512
+  // What `path` is; a scratch disk holds that at first.
+  BlockMedium::Kind kind = BlockMedium::Kind::kImage;
+  std::string path;            // a regular file or block device; empty: a new scratch disk
+  uint64_t scratch_bytes = 0;  // of a new scratch disk; a multiple of 512
   std::string serial;          // what the guest reads; 20 bytes of it count
 };
 

@@ -24,9 +24,7 @@ constexpr uint32_t kCrowd = 2;
 Result<std::shared_ptr<const BlockMedium>> OpenMedium(Engine& engine, const DiskOptions& options) {
   if (options.path.empty())
     return BlockMedium::MakeScratch(options.scratch_bytes, engine.ScratchDirectory());
-  auto kind = options.read_only ? BlockMedium::Kind::kImage : BlockMedium::Kind::kFile;
-  if (options.is_scratch) kind = BlockMedium::Kind::kScratch;
-  VMFORK_TRY(medium, BlockMedium::Open(options.path, kind, ErrorCode::kDisk));
+  VMFORK_TRY(medium, BlockMedium::Open(options.path, options.kind, ErrorCode::kDisk));
   if (medium->Sectors() == 0 || medium->SizeBytes() % BlockMedium::kSectorBytes != 0) {
     return Fail(ErrorCode::kDisk, "attach disk",
                 options.path + " has " + std::to_string(medium->SizeBytes()) +

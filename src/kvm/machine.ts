@@ -16,7 +16,7 @@ import type {
 import type { SnapshotOptions } from '../options.js';
 import { Deferred, type WaitOptions } from '../waiting.js';
 import { GuestConsole } from './console.js';
-import type { DiskSource } from './disk-source.js';
+import { type DiskSource, kindOf } from './disk-source.js';
 import type { Engine, VmEventSink } from './engine.js';
 import { type Frozen, freezeAtRest, reserveLayer } from './freezing.js';
 import { assertLegal, isOver, mayGo, type Operation, type VmState } from './lifecycle.js';
@@ -170,9 +170,8 @@ export class Machine implements VmEventSink {
   /** Puts a disk into drive 0 (read-only) or 1; the guest finds the new size in its own time. Rejects with `VMF_DISK`. */
   async attachDisk(drive: number, disk: DiskSource): Promise<void> {
     this.assertLegal('attachDisk');
-    const { path = null, isScratch = false, scratchBytes = 0, serial = '' } = disk;
-    const readOnly = disk.readOnly ?? !isScratch;
-    const options = { path, readOnly, isScratch, scratchBytes, serial };
+    const { path = null, scratchBytes = 0, serial = '' } = disk;
+    const options = { kind: kindOf(disk), path, scratchBytes, serial };
     await this.#call(this.#native.attachDisk(drive, options));
   }
 
