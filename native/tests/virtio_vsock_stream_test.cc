@@ -164,12 +164,17 @@ struct Fork {
   Result<void> restored;
 };
 
-TEST(ControlConnectionGoesOnInAForkAndOthersAreReset) {
-  VsockMachine m;
+// The user's end of the control channel, which the guest has dialled from port 5000.
+UniqueFd DialControl(VsockMachine& m) {
   Accepted accepted = m.ListenOn(VsockMachine::kControlPort);
   m.guest.Send({.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
   EXPECT_EQ(m.guest.Receive()->header.op, VIRTIO_VSOCK_OP_RESPONSE);
-  auto control = accepted.Wait().second;
+  return accepted.Wait().second;
+}
+
+TEST(ControlConnectionGoesOnInAForkAndOthersAreReset) {
+  VsockMachine m;
+  auto control = DialControl(m);
   const PacketHeader from_agent{.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_RW};
   Stream other = m.ConnectTo(80);
   m.guest.Send(from_agent, "before");
@@ -209,10 +214,7 @@ TEST(ControlConnectionGoesOnInAForkAndOthersAreReset) {
 
 TEST(WhatAForkIsToHearFirstComesBeforeWhatItsUserWrites) {
   VsockMachine m;
-  Accepted accepted = m.ListenOn(VsockMachine::kControlPort);
-  m.guest.Send({.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
-  EXPECT_EQ(m.guest.Receive()->header.op, VIRTIO_VSOCK_OP_RESPONSE);
-  auto control = accepted.Wait().second;
+  auto control = DialControl(m);
   m.transport.Pause();
   // None, what fits one packet, and more than several take.
   for (const size_t size : {size_t{0}, size_t{10}, size_t{60'000}}) {
@@ -238,10 +240,7 @@ TEST(WhatAForkIsToHearFirstComesBeforeWhatItsUserWrites) {
 
 TEST(BytesThatTheSocketHadNotTakenAreInTheFork) {
   VsockMachine m;
-  Accepted accepted = m.ListenOn(VsockMachine::kControlPort);
-  m.guest.Send({.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
-  EXPECT_EQ(m.guest.Receive()->header.op, VIRTIO_VSOCK_OP_RESPONSE);
-  auto control = accepted.Wait().second;
+  auto control = DialControl(m);
   // Far more than the sockets take; the rest is held by the device, and goes
   // where the state goes.
   const PacketHeader data{.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_RW};
@@ -280,10 +279,7 @@ TEST(ForkWithoutControlConnectionSaysSo) {
 
 TEST(DamagedStateIsRefusedOrHarmless) {
   VsockMachine m;
-  Accepted accepted = m.ListenOn(VsockMachine::kControlPort);
-  m.guest.Send({.src_port = 5000, .dst_port = 1024, .op = VIRTIO_VSOCK_OP_REQUEST});
-  m.guest.Receive();
-  auto control = accepted.Wait().second;
+  auto control = DialControl(m);
   Stream other = m.ConnectTo(80);
   m.transport.Pause();
   ByteWriter state;
