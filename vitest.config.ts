@@ -52,6 +52,8 @@ export default defineConfig({
           exclude: nested ? leftOut : [],
           setupFiles: ['test/setup.ts'],
           fileParallelism: false,
+          // There a process of its own costs each file five seconds, as much as many a file takes.
+          isolate: !nested,
           testTimeout: kvmTimeoutMs,
           hookTimeout: kvmTimeoutMs,
         },

@@ -1,11 +1,13 @@
 // Runs before every test file: a process warning (leaked listener, deprecation, …) fails the test
 // that was running when it came.
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { afterEach } from 'vitest';
+import { afterAll, afterEach } from 'vitest';
 
 const warnings: Error[] = [];
 
-process.on('warning', (warning) => warnings.push(warning));
+const record = (warning: Error) => warnings.push(warning);
+process.on('warning', record);
+afterAll(() => process.off('warning', record)); // The process may go on with the next file.
 
 afterEach(async () => {
   await nextTurn(); // Warnings are emitted on the next tick.
