@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { checkDocs } from './check-docs.mjs';
 import { checkLayers } from './check-layers.mjs';
 import { checkSize } from './check-size.mjs';
-import { configure } from './cmake.mjs';
 import { hashInputs, listFiles, writeFileAtomic } from './lib/files.mjs';
 import { Outcome } from './lib/outcome.mjs';
 import { cacheDir, root } from './lib/project.mjs';
@@ -31,20 +30,27 @@ const checks = {
   'clang-tidy': clangTidy,
 };
 
+// clang-tidy from 22 on passes over what the headers of the system define, and its analyzer is three times faster.
+const tidy = 'clang-tidy-22';
+const tidyFlags = '-xc++ -std=c++23 -Inative -pthread -O1 -Wall -Wextra -Wpedantic -Werror'.split(
+  ' ',
+);
+
 /** Analyses the core's files that changed since they were last found clean, by any checkout. */
 async function clangTidy() {
   const core = JSON.parse(readFileSync(join(root, 'native/sources.json'), 'utf8')).core;
   const pending = core
     .map((path) => `native/${path}`)
-    .map((path) => ({ path, key: hashInputs([...withHeaders(path), '.clang-tidy']) }))
+    .map((path) => ({
+      path,
+      key: hashInputs([...withHeaders(path), '.clang-tidy'], [tidy, ...tidyFlags]),
+    }))
     .filter(({ key }) => !existsSync(stampOf(key)));
   if (pending.length === 0) return;
-  await configure('plain');
   const complaints = [];
   const analyse = async () => {
     for (let file = pending.pop(); file; file = pending.pop()) {
-      const args = ['--quiet', '-p', 'build/plain', file.path];
-      const { code, output } = await run('clang-tidy-19', args);
+      const { code, output } = await run(tidy, ['--quiet', file.path, '--', ...tidyFlags]);
       if (code === 0) writeFileAtomic(stampOf(file.key), '');
       else complaints.push(output);
     }

@@ -26,7 +26,7 @@ const groups = {
     'ccache',
     'clang-19',
     'clang-format-19',
-    'clang-tidy-19',
+    'clang-tidy-22',
     'cmake',
     'docker-registry',
     'erofs-utils',
