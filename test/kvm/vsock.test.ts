@@ -75,7 +75,7 @@ describe('connect', () => {
     expect(await echo(await child.connect(ECHO_PORT), 'new')).toBe('new');
   });
 
-  const total = scale({ full: 256, nested: 256, interpreted: 8 });
+  const total = scale({ full: 256, nested: 256, interpreted: 4 });
   test(`${total} MiB pass unharmed both ways with flat memory`, async () => {
     const socket = await clone.connect(ECHO_PORT);
     const sent = createHash('sha256');
