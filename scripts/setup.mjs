@@ -33,6 +33,7 @@ const groups = {
     'busybox-static',
     'libclang-rt-19-dev',
     'mmdebstrap',
+    'mold',
     'openssl',
     'qemu-system-x86',
     'skopeo',
