@@ -3,7 +3,7 @@
 
 import { Outcome } from './lib/outcome.mjs';
 import { prepare } from './lib/prepare.mjs';
-import { Failure, inBackground, main } from './lib/run.mjs';
+import { Failure, main } from './lib/run.mjs';
 import { fuzzCore, native } from './stages/native.mjs';
 import { fuzzParsers, kvm, nested, unit } from './stages/vitest.mjs';
 
@@ -11,31 +11,20 @@ const lint = async () => (await import('./lint.mjs')).lint();
 const fuzz = async () => (await fuzzCore()).add(await fuzzParsers());
 const stages = { lint, native, fuzz, unit, kvm, nested };
 
-// Stages of a lane run one after the other, lanes side by side. The emulated host of `nested` uses little more than
-// half of two processors; compilers take the rest without holding it up, as they stand back for it. The guests of
-// `kvm` have the machine to themselves.
-const plan = [
-  [lane('nested'), lane('unit'), backgroundLane('lint', 'native', 'fuzz')],
-  [lane('kvm')],
-];
-
-function lane(...names) {
-  return async (runOne) => {
-    for (const name of names) await runOne(name);
-  };
-}
-
-function backgroundLane(...names) {
-  const work = lane(...names);
-  return (runOne) => inBackground(() => work(runOne));
-}
+// Stages of a lane run one after the other, lanes side by side. The guests of `nested` and `kvm` have the
+// machine to themselves: beside a compiler an emulated or interpreted one hardly gets on.
+const plan = [[['lint', 'native', 'fuzz'], ['unit']], [['nested']], [['kvm']]];
 
 async function runPlan(wanted) {
   const results = [];
-  const runOne = async (name) => {
-    if (wanted.includes(name)) results.push({ name, outcome: await runStage(name) });
-  };
-  for (const lanes of plan) await Promise.all(lanes.map((work) => work(runOne)));
+  for (const lanes of plan) {
+    const runLane = async (names) => {
+      for (const name of names.filter((candidate) => wanted.includes(candidate))) {
+        results.push({ name, outcome: await runStage(name) });
+      }
+    };
+    await Promise.all(lanes.map(runLane));
+  }
   return results;
 }
 

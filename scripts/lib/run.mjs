@@ -1,15 +1,9 @@
 // Child processes and progress lines for the scripts. Built-ins only: the demo uses this before `npm ci`.
-import { AsyncLocalStorage } from 'node:async_hooks';
 import { spawn } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
-import { constants, setPriority } from 'node:os';
+import { constants } from 'node:os';
 import { root } from './project.mjs';
 
 const children = new Set();
-const background = new AsyncLocalStorage();
-
-/** Whatever `work` runs gets the processors only while nothing else wants them. */
-export const inBackground = (work) => background.run(true, work);
 
 /** Runs a command to its end and never rejects: { code, output }. `echo` also streams the output. */
 export function run(command, args, { cwd = root, env = {}, echo = false, timeoutMs = 0 } = {}) {
@@ -18,7 +12,6 @@ export function run(command, args, { cwd = root, env = {}, echo = false, timeout
     // A group of its own, so that a time-out or Ctrl-C ends what the command started as well.
     const child = spawn(command, args, { ...options, detached: true });
     children.add(child);
-    if (background.getStore()) standBack(child.pid);
     const chunks = [];
     const collect = (chunk) => {
       chunks.push(chunk);
@@ -39,16 +32,6 @@ export function run(command, args, { cwd = root, env = {}, echo = false, timeout
     });
     child.on('close', (code, signal) => done(code ?? 128 + constants.signals[signal]));
   });
-}
-
-/** Linux may weigh sessions first and the processes of each among themselves only; the child leads one. */
-function standBack(pid) {
-  try {
-    setPriority(pid, constants.priority.PRIORITY_LOW);
-    writeFileSync(`/proc/${pid}/autogroup`, String(constants.priority.PRIORITY_LOW));
-  } catch {
-    // It has ended, or did not start, or sessions are not weighed here.
-  }
 }
 
 function timedOut(child, collect, timeoutMs) {
