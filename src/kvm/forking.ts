@@ -40,12 +40,12 @@ export interface Forked {
 
 /** Forks within the memory that was admitted, which the machine gives back when it is gone; so does a failure. */
 export async function forkMachine(
-  origin: Origin,
+  snapshot: { readonly origin: Origin },
   plan: ForkPlan,
   options: ForkOptions,
   charge: Charge,
 ): Promise<Forked> {
-  const { engine, metadata } = origin;
+  const { engine, native, metadata } = snapshot.origin; // Throws when it was destroyed meanwhile.
   const { clock } = plan;
   clock.mark('admit');
   const { identity, resume } = engine.identities.take(plan.hostname);
@@ -53,7 +53,7 @@ export async function forkMachine(
   const consoleBytes = options.consoleBytes ?? DEFAULT_CONSOLE_BYTES;
   clock.mark('identity');
   const nativeOptions: NativeForkOptions = [identity.cid, controlBytes, consoleBytes];
-  const machine = await engine.fork(origin.native, nativeOptions, (vm) => {
+  const machine = await engine.fork(native, nativeOptions, (vm) => {
     clock.mark('fork'); // It runs.
     return new Machine(engine, vm, charge);
   });

@@ -321,7 +321,7 @@ export class Snapshot {
     const { forkSlots } = this.#engine;
     try {
       if (!forkSlots.tryTake()) await forkSlots.wait('fork', options.signal);
-      const forked = await forkMachine(this.origin, plan, options, charge).finally(() =>
+      const forked = await forkMachine(this, plan, options, charge).finally(() =>
         forkSlots.giveBack(),
       );
       return await this.#handOver(forked, options.scope ?? null);

@@ -229,6 +229,19 @@ describe('fork() that does not succeed', () => {
     expect((await clone.exec(['echo', 'alive'])).stdout).toBe('alive\n');
   });
 
+  test('is VMF_STATE for those that wait when it is destroyed, and leaves the turn to others', async () => {
+    const own = await templateSnapshot();
+    const forks = Array.from({ length: 8 }, () => own.fork());
+    await own.destroy();
+    const settled = await Promise.allSettled(forks);
+    await destroyAll(settled.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : [])));
+    const reasons = settled.flatMap((one) => (one.status === 'rejected' ? [one.reason.code] : []));
+    expect(reasons.length).toBeGreaterThan(0);
+    expect(new Set(reasons)).toEqual(new Set(['VMF_STATE']));
+    await using clone = await base.fork();
+    await clone.ping();
+  });
+
   test('is VMF_OPTIONS for options that do not exist', async () => {
     const misspelt: object = { hostName: 'x' };
     await expect(base.fork(misspelt)).rejects.toMatchObject({
