@@ -8,7 +8,7 @@ import { mustRun } from './lib/run.mjs';
 
 const cmakeJs = join(root, 'node_modules/cmake-js/bin/cmake-js');
 
-export async function configure(preset, target = 'all') {
+async function configure(preset, target = 'all') {
   // CMake configures again by itself when its inputs change, but not for a target that was not there before.
   const makefile = join(root, 'build', preset, 'Makefile');
   if (existsSync(makefile) && readFileSync(makefile, 'utf8').includes(`\n${target}:`)) return;

@@ -40,12 +40,11 @@ export interface Forked {
 
 /** Forks within the memory that was admitted, which the machine gives back when it is gone; so does a failure. */
 export async function forkMachine(
-  snapshot: { readonly origin: Origin },
+  { engine, native, metadata }: Origin,
   plan: ForkPlan,
   options: ForkOptions,
   charge: Charge,
 ): Promise<Forked> {
-  const { engine, native, metadata } = snapshot.origin; // Throws when it was destroyed meanwhile.
   const { clock } = plan;
   clock.mark('admit');
   const { identity, resume } = engine.identities.take(plan.hostname);

@@ -11,35 +11,20 @@ export class Slots {
     this.#free = count;
   }
 
-  /** Whether there was a free one, which is the caller's from now on. */
-  tryTake(): boolean {
-    if (this.#free === 0) return false;
-    this.#free--;
-    return true;
-  }
-
-  /** Waits for one in line. Fails with `VMF_ABORTED` as soon as the signal fires. */
-  wait(operation: string, signal: AbortSignal | undefined): Promise<void> {
-    return this.#queue.wait(operation, { signal }, null);
-  }
-
-  /** A slot that is given back goes straight to the next in line. */
-  giveBack(): void {
-    if (!this.#queue.startFirst()) this.#free++;
-  }
-
-  /** Runs `work` within a slot; rejects as {@link wait} does. */
+  /** Runs `work` when a slot is free. Rejects with `VMF_ABORTED` as soon as the signal fires in the queue. */
   async run<T>(
     operation: string,
     signal: AbortSignal | undefined,
     work: () => Promise<T>,
   ): Promise<T> {
     throwIfAborted(operation, signal);
-    if (!this.tryTake()) await this.wait(operation, signal);
+    if (this.#free > 0) this.#free--;
+    else await this.#queue.wait(operation, { signal }, null);
     try {
       return await work();
     } finally {
-      this.giveBack();
+      // A slot given back goes straight to the next in line.
+      if (!this.#queue.startFirst()) this.#free++;
     }
   }
 }

@@ -320,9 +320,8 @@ export class Snapshot {
   async #forkAdmitted(plan: ForkPlan, options: ForkOptions, charge: Charge): Promise<Clone> {
     const { forkSlots } = this.#engine;
     try {
-      if (!forkSlots.tryTake()) await forkSlots.wait('fork', options.signal);
-      const forked = await forkMachine(this, plan, options, charge).finally(() =>
-        forkSlots.giveBack(),
+      const forked = await forkSlots.run('fork', options.signal, () =>
+        forkMachine(this.origin, plan, options, charge),
       );
       return await this.#handOver(forked, options.scope ?? null);
     } catch (error) {
