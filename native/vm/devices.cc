@@ -33,7 +33,12 @@ Devices::Devices(Shell& shell)
       serial_([this] { PulseLine(layout::kSerialIrq); }) {}
 
 Devices::~Devices() {
-  if (!retired_) Retire();
+  // In one go on the loop's thread, instead of a visit each.
+  loop_.Run([this] {
+    shell_.Bell().SetOwner(nullptr);
+    for (Slot& slot : slots_) slot.transport->Retire();
+  });
+  loop_.Run([] {});  // what they had posted has run
 }
 
 size_t Devices::RingingAtStart(const MachineConfig& config) {
@@ -105,16 +110,6 @@ void Devices::Pause() {
 
 void Devices::Resume() {
   for (Slot& slot : slots_) slot.transport->Resume();
-}
-
-void Devices::Retire() {
-  retired_ = true;
-  // In one go on the loop's thread, instead of a visit each.
-  loop_.Run([this] {
-    shell_.Bell().SetOwner(nullptr);
-    for (Slot& slot : slots_) slot.transport->Retire();
-  });
-  loop_.Run([] {});  // what they had posted has run; nothing of them is on the loop
 }
 
 std::string Devices::MmioCmdline() const {

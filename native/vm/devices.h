@@ -33,7 +33,8 @@ class Devices : private EventHandler {
   // As new, at rest, with the disks that `config` names. The shell must outlive them.
   static Result<std::unique_ptr<Devices>> Make(const Engine& engine, Shell& shell,
                                                const MachineConfig& config);
-  ~Devices() override;  // *blocks*, unless retired
+  // While no vCPU runs: nothing of them is left on the loop. *blocks*
+  ~Devices() override;
 
   // How many ring the doorbell from the start, in a machine with so many disks.
   static size_t RingingAtStart(const MachineConfig& config);
@@ -49,8 +50,6 @@ class Devices : private EventHandler {
 
   void Pause();
   void Resume();
-  // For good, while no vCPU runs: nothing of them is left on the loop. *blocks*
-  void Retire();
 
   // Puts a disk into drive `index` below kMediaSlots; the guest is told. One call at a time.
   // Errors: kDisk, kSystem.
@@ -83,7 +82,6 @@ class Devices : private EventHandler {
   Serial serial_;
   ResetPort reset_port_;
   bool restored_ = false;
-  bool retired_ = false;
   std::vector<Slot> slots_;
   VsockDevice* vsock_ = nullptr;  // in slots_
   size_t first_drive_ = 0;        // in slots_; the drives are the last ones

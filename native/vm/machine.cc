@@ -62,7 +62,6 @@ Machine::~Machine() {
   for (const auto& vcpu : shell_->Vcpus()) vcpu->Disown();
   if (devices_ != nullptr) {
     devices_->Pause();
-    devices_->Retire();
     devices_.reset();
   }
   if (reusable) shells_.Give(std::move(shell_), started_);
