@@ -78,10 +78,19 @@ inline void AttachScratch(Vm& vm) {
   EXPECT_TRUE(vm.AttachDisk(1, disk).has_value());
 }
 
+// As a rule sources have an engine of their own: the shells that they take and leave in the one of
+// forks do not hold what those do that wait for forks.
+
+inline SnapshotPtr CounterSnapshot(const std::shared_ptr<Engine>& engine = TestEngine(kNoPool)) {
+  auto frozen = BootCounter(engine)->Freeze();
+  EXPECT_TRUE(frozen.has_value());
+  return frozen.value_or(nullptr);
+}
+
 // Of a guest with two vCPUs that counts, with a scratch disk and a control connection: its forks
 // make all the calls that there are.
-inline SnapshotPtr FullSnapshot(const std::shared_ptr<Engine>& engine) {
-  auto vm = BootCounter(engine, 2);
+inline SnapshotPtr FullSnapshot() {
+  auto vm = BootCounter(TestEngine(kNoPool), 2);
   AttachScratch(*vm);
   auto frozen = vm->Freeze();
   EXPECT_TRUE(frozen.has_value());

@@ -36,7 +36,7 @@ const auto kSockets = [](const faults::Fault& fault) {
 
 TEST(AForkIntoANewShellThatFailsLeavesNothing) {
   auto engine = TestEngine(kNoPool);
-  const SnapshotPtr snapshot = FullSnapshot(engine);
+  const SnapshotPtr snapshot = FullSnapshot();
   ExpectForkable(engine, snapshot);
   auto observer = std::make_shared<Observer>();
   const size_t failures = FailAtEachCall(
@@ -48,7 +48,7 @@ TEST(AForkIntoANewShellThatFailsLeavesNothing) {
 
 TEST(AForkIntoAReadyShellThatFailsLeavesNothing) {
   auto engine = TestEngine(kOneShell);
-  const SnapshotPtr snapshot = FullSnapshot(engine);
+  const SnapshotPtr snapshot = FullSnapshot();
   const SharedShape shape = ShapeOf(*snapshot);
   const auto fill = [&] { EXPECT_TRUE(engine->Shells().Fill(shape, 1).has_value()); };
   ExpectForkable(engine, snapshot);  // from now on shells wait with its memory
@@ -63,14 +63,12 @@ TEST(AForkIntoAReadyShellThatFailsLeavesNothing) {
 
 TEST(ATriedForkThatFailsLeavesNothing) {
   auto engine = TestEngine(kOneShell);
-  auto source = BootCounter(engine);
-  auto snapshot = source->Freeze();
-  source.reset();
-  const SharedShape shape = ShapeOf(**snapshot);
-  const auto fill = [&] { EXPECT_TRUE(engine->Shells().Fill(shape, 1).has_value()); };
+  const SnapshotPtr snapshot = CounterSnapshot();
+  const auto fill = [&] {
+    EXPECT_TRUE(engine->Shells().Fill(ShapeOf(*snapshot), 1, snapshot.get()).has_value());
+  };
   const auto observer = std::make_shared<Observer>();
-  const auto attempt = [&] { return Vm::TryFork(engine, *snapshot, {}, observer); };
-  EXPECT_TRUE(attempt().has_value());  // from now on shells wait with its memory
+  const auto attempt = [&] { return Vm::TryFork(engine, snapshot, {}, observer); };
   const size_t failures = FailAtEachCall(
       fill, attempt,
       [&] {
@@ -131,7 +129,7 @@ TEST(AFreezeThatFailsLetsTheSourceRunOn) {
 
 TEST(AResetThatFailsLeavesTheCloneAsItWas) {
   auto engine = TestEngine(kOneShell);
-  const SnapshotPtr snapshot = FullSnapshot(engine);
+  const SnapshotPtr snapshot = FullSnapshot();
   const SharedShape shape = ShapeOf(*snapshot);
   auto observer = std::make_shared<Observer>();
   Result<VmPtr> clone = nullptr;
@@ -157,7 +155,7 @@ TEST(AResetThatFailsLeavesTheCloneAsItWas) {
 
 TEST(AShellThatFailsToBeMadeLeavesNothing) {
   auto engine = TestEngine(kNoPool);
-  const auto shape = ShapeOf(*FullSnapshot(engine));
+  const auto shape = ShapeOf(*FullSnapshot());
   const auto build = [&] {
     StageClock clock;
     return Shell::Build(*engine, shape, nullptr, clock);
@@ -169,7 +167,7 @@ TEST(AShellThatFailsToBeMadeLeavesNothing) {
 
 TEST(AShellThatFailsToBeRecycledLeavesNothing) {
   auto engine = TestEngine(kNoPool);
-  const SharedShape shape = ShapeOf(*FullSnapshot(engine));
+  const SharedShape shape = ShapeOf(*FullSnapshot());
   Result<std::unique_ptr<Shell>> shell = nullptr;
   const size_t failures = FailAtEachCall(
       [&] {
@@ -188,7 +186,7 @@ TEST(AShellThatFailsToBeRecycledLeavesNothing) {
 
 TEST(WhatAShellCannotWaitWithIsTheForksToMake) {
   auto engine = TestEngine(kOneShell);
-  const SnapshotPtr snapshot = FullSnapshot(engine);
+  const SnapshotPtr snapshot = FullSnapshot();
   ExpectForkable(engine, snapshot);
   StageClock clock;
   size_t complete = 0;
@@ -213,7 +211,7 @@ TEST(WhatAShellCannotWaitWithIsTheForksToMake) {
 
 TEST(APoolThatCannotRefillDoesSoLater) {
   auto engine = TestEngine({.ready = 1, .kept = 1});
-  const SharedShape shape = ShapeOf(*FullSnapshot(engine));
+  const SharedShape shape = ShapeOf(*FullSnapshot());
   const auto wait_for = [](const auto& condition) {
     bool holds = condition();
     for (int i = 0; i < 2000 && !holds; ++i, holds = condition())
@@ -221,6 +219,7 @@ TEST(APoolThatCannotRefillDoesSoLater) {
     EXPECT_TRUE(holds);
   };
   StageClock clock;
+  EXPECT_TRUE(engine->Shells().Take(shape, clock).has_value());
   wait_for([&] { return engine->Shells().Count().ready == 1; });
   faults::ArmIoctl(KVM_CREATE_VCPU, ENOMEM);
   // One that was begun before may still come: it is taken away as well.

@@ -40,7 +40,7 @@ TEST(AnEngineWithoutMemoryLeavesNothing) {
 
 TEST(AForkIntoANewShellWithoutMemoryLeavesNothing) {
   auto engine = TestEngine(kNoPool);
-  const SnapshotPtr snapshot = FullSnapshot(engine);
+  const SnapshotPtr snapshot = FullSnapshot();
   ExpectForkable(engine, snapshot);
   auto observer = std::make_shared<Observer>();
   const ForkOptions options = WithControl();
@@ -53,7 +53,7 @@ TEST(AForkIntoANewShellWithoutMemoryLeavesNothing) {
 
 TEST(AForkIntoAReadyShellWithoutMemoryLeavesNothing) {
   auto engine = TestEngine(kOneShell);
-  const SnapshotPtr snapshot = FullSnapshot(engine);
+  const SnapshotPtr snapshot = FullSnapshot();
   const SharedShape shape = ShapeOf(*snapshot);
   // As those that are made in the background: with memory and sockets.
   const auto fill = [&] {
@@ -70,19 +70,15 @@ TEST(AForkIntoAReadyShellWithoutMemoryLeavesNothing) {
 }
 
 TEST(ATriedForkWithoutMemoryLeavesNothing) {
-  auto engine = TestEngine({.ready = 1, .kept = 1});
-  auto source = BootCounter(engine);
-  auto snapshot = source->Freeze();
-  source.reset();
-  const SharedShape shape = ShapeOf(**snapshot);
+  auto engine = TestEngine(kOneShell);
+  const SnapshotPtr snapshot = CounterSnapshot();
   const auto fill = [&] {
-    EXPECT_TRUE(engine->Shells().Fill(shape, 1, snapshot->get()).has_value());
+    EXPECT_TRUE(engine->Shells().Fill(ShapeOf(*snapshot), 1, snapshot.get()).has_value());
   };
   const auto observer = std::make_shared<Observer>();
-  const auto attempt = [&] { return Vm::TryFork(engine, *snapshot, {}, observer); };
-  EXPECT_TRUE(attempt().has_value());
+  const auto attempt = [&] { return Vm::TryFork(engine, snapshot, {}, observer); };
   const size_t failures = FailAtEachAllocation(fill, attempt, [&] {
-    auto clone = Vm::Fork(engine, *snapshot, {}, observer);
+    auto clone = Vm::Fork(engine, snapshot, {}, observer);
     EXPECT_TRUE(clone.has_value() && WaitForConsole(**clone, "01234567"));
   });
   EXPECT_GT(failures, 6u);
@@ -108,7 +104,7 @@ TEST(AFreezeWithoutMemoryLetsTheSourceRunOn) {
 
 TEST(AResetWithoutMemoryLeavesTheCloneRunning) {
   auto engine = TestEngine(kOneShell);
-  const SnapshotPtr snapshot = FullSnapshot(engine);
+  const SnapshotPtr snapshot = FullSnapshot();
   const SharedShape shape = ShapeOf(*snapshot);
   auto observer = std::make_shared<Observer>();
   Result<VmPtr> clone = nullptr;
@@ -138,12 +134,10 @@ TEST(AResetWithoutMemoryLeavesTheCloneRunning) {
 
 TEST(AShellThatThereIsNoMemoryForLeavesNothing) {
   auto engine = TestEngine(kOneShell);
-  auto source = BootCounter(engine);
-  auto snapshot = source->Freeze();  // of no disk: shells can wait with all devices
-  source.reset();
-  const SharedShape shape = ShapeOf(**snapshot);
+  const SnapshotPtr snapshot = CounterSnapshot();  // of no disk: shells can wait with all devices
+  const SharedShape shape = ShapeOf(*snapshot);
   StageClock clock;
-  const auto fill = [&] { return engine->Shells().Fill(shape, 1, snapshot->get()); };
+  const auto fill = [&] { return engine->Shells().Fill(shape, 1, snapshot.get()); };
   const size_t failures =
       FailAtEachAllocation([&] { std::ignore = engine->Shells().TryTake(shape, clock); }, fill,
                            [&] { EXPECT_TRUE(fill().has_value()); });
@@ -152,7 +146,7 @@ TEST(AShellThatThereIsNoMemoryForLeavesNothing) {
 
 TEST(AMachineGivesItsShellBackOrClosesItWithoutMemory) {
   auto engine = TestEngine(kOneShell);
-  const SnapshotPtr snapshot = FullSnapshot(engine);
+  const SnapshotPtr snapshot = FullSnapshot();
   Result<VmPtr> clone = nullptr;
   FailAtEachAllocation(
       [&] {

@@ -23,12 +23,6 @@ bool Eventually(Condition holds) {
   return holds();
 }
 
-SnapshotPtr CounterSnapshot(const std::shared_ptr<Engine>& engine) {
-  auto frozen = BootCounter(engine)->Freeze();
-  EXPECT_TRUE(frozen.has_value());
-  return frozen.value_or(nullptr);
-}
-
 bool HasStage(const Vm& vm, std::string_view name) {
   return std::ranges::any_of(vm.Stages(),
                              [name](const Stage& stage) { return name == stage.name; });
@@ -126,10 +120,7 @@ TEST(ForksThatOutrunTheRefillSucceed) {
 
 TEST(APoolThatClosesDuringARefillLeavesNothing) {
   constexpr size_t kReady = 16;
-  const SharedShape shape = [] {
-    auto engine = TestEngine(kNoPool);
-    return ShapeOf(*CounterSnapshot(engine));
-  }();
+  const SharedShape shape = ShapeOf(*CounterSnapshot());
   const Held before = HeldNow();
   for (uint64_t built = 1; built <= 8; ++built) {
     auto engine = TestEngine({.ready = kReady, .kept = kReady});
