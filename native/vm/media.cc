@@ -9,7 +9,7 @@ namespace vmfork {
 
 Result<void> ForkMedia(const Engine& engine, MachineConfig& config) {
   for (BlockDisk& disk : config.media) {
-    if (disk.medium == nullptr || !disk.medium->IsWritable()) continue;
+    if (!disk.IsWritable()) continue;
     VMFORK_TRY(medium, disk.medium->Fork(engine.ScratchDirectory()));
     disk.medium = std::move(medium);
   }
@@ -19,9 +19,9 @@ Result<void> ForkMedia(const Engine& engine, MachineConfig& config) {
 Result<MediaCapture> MediaCapture::Prepare(const Engine& engine, const Machine& machine) {
   MediaCapture media;
   for (size_t i = 0; i < kMediaSlots; ++i) {
-    std::shared_ptr<const BlockMedium> medium = machine.Disk(i).medium;
-    if (medium == nullptr || !medium->IsWritable()) continue;
-    VMFORK_TRY(capture, BlockCapture::Prepare(std::move(medium), engine.ScratchDirectory()));
+    BlockDisk disk = machine.Disk(i);
+    if (!disk.IsWritable()) continue;
+    VMFORK_TRY(capture, BlockCapture::Prepare(std::move(disk.medium), engine.ScratchDirectory()));
     media.captures_[i] = std::move(capture);
   }
   return media;

@@ -164,8 +164,9 @@ Result<SavedFiles> Snapshot::Write(PendingDirectory& pending, const LayerPlan& p
   }));
   SavedFiles files;
   for (size_t i = 0; i < kMediaSlots; ++i) {
-    const auto& medium = state_->config.media[i].medium;
-    if (medium == nullptr || !medium->IsWritable()) continue;
+    const BlockDisk& disk = state_->config.media[i];
+    if (!disk.IsWritable()) continue;
+    const auto& medium = disk.medium;
     const PageRun whole = WholeDisk(medium->SizeBytes());
     VMFORK_CHECK(pending.AddFile(DiskName(i), [&](int fd) -> Result<void> {
       VMFORK_CHECK(medium->CopyTo(fd));

@@ -38,9 +38,7 @@ Result<std::shared_ptr<const BlockMedium>> OpenMedium(Engine& engine, const Disk
 std::unique_ptr<Shell> TryTakeShell(Engine& engine, const Snapshot& snapshot, StageClock& clock) {
   if (!snapshot.CheckSound("fork")) return nullptr;
   const MachineState& state = snapshot.State();
-  const bool has_disk = std::ranges::any_of(state.config.media, [](const BlockDisk& disk) {
-    return disk.medium != nullptr && disk.medium->IsWritable();
-  });
+  const bool has_disk = std::ranges::any_of(state.config.media, &BlockDisk::IsWritable);
   return engine.Shells().TryTake(snapshot.Shape(), clock, has_disk ? &state : nullptr);
 }
 

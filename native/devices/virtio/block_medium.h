@@ -100,6 +100,9 @@ class BlockMedium {
 struct BlockDisk {
   std::shared_ptr<const BlockMedium> medium;
   std::string serial;
+
+  // Each machine has its own then, and it is captured together with the memory.
+  bool IsWritable() const { return medium != nullptr && medium->IsWritable(); }
 };
 
 // The images that are open now. Opening the same file again gives the one that is open already.

@@ -103,8 +103,8 @@ uint8_t BlockRequest::ParseRanges(const BlockDisk& disk, bool read_only) {
   if (read_only) return VIRTIO_BLK_S_UNSUPP;
   const size_t count = data_bytes_ / sizeof(Segment);
   std::array<Segment, kMaxClearSegments> segments;
-  if (disk.medium == nullptr || !disk.medium->IsWritable() || count == 0 ||
-      count > segments.size() || data_bytes_ % sizeof(Segment) != 0) {
+  if (!disk.IsWritable() || count == 0 || count > segments.size() ||
+      data_bytes_ % sizeof(Segment) != 0) {
     return VIRTIO_BLK_S_IOERR;
   }
   CopyFromIovecs(data_, std::as_writable_bytes(std::span(segments).first(count)));
