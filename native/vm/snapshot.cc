@@ -115,7 +115,7 @@ Result<std::shared_ptr<const SavedFiles>> Snapshot::OnDisk(const char* operation
 }
 
 Result<void> Snapshot::CheckSound(const char* operation) const {
-  return is_damaged_ ? CheckFiles(operation) : Result<void>();
+  return ground_ == nullptr ? Result<void>() : ground_->Check(operation);
 }
 
 Result<void> Snapshot::CheckFiles(const char* operation) const {
@@ -129,6 +129,7 @@ Result<LayerPlan> Snapshot::Plan(const SaveOptions& options) const {
   SavedMemory base;
   if (options.base != nullptr) {
     VMFORK_TRY(files, options.base->OnDisk("base of a snapshot"));
+    VMFORK_CHECK(options.base->CheckSound("base of a snapshot"));
     VMFORK_CHECK(options.base->CheckFiles("base of a snapshot"));
     base_image = options.base->GetImage();
     base = files->memory;
@@ -216,7 +217,6 @@ Result<SaveReport> Snapshot::SaveWithMemory(const std::string& directory,
   std::lock_guard lock(files_mutex_);
   files_ = std::move(files);
   damage_.reset();
-  is_damaged_ = false;
   return report;
 }
 
@@ -244,6 +244,7 @@ Result<std::shared_ptr<Snapshot>> Snapshot::LoadWithMemory(Engine& engine,
   auto snapshot = std::make_shared<Snapshot>(files.memory.image, std::move(decoded.state),
                                              std::move(decoded.metadata));
   snapshot->files_ = std::make_shared<const SavedFiles>(std::move(files));
+  snapshot->ground_ = std::make_shared<Ground>();
   return snapshot;
 }
 
@@ -255,7 +256,7 @@ Result<VerifiedPart> Snapshot::Verify(uint64_t position, VerifyMode mode) const 
   if (files_ == files) {  // not saved again meanwhile
     damage_ = part.error();
     // One that was saved from memory is still whole there.
-    is_damaged_ = files->memory.image == image_;
+    if (files->memory.image == image_) ground_->Condemn(part.error());
   }
   return part;
 }

@@ -1,7 +1,6 @@
 // Snapshot: a frozen VM. Immutable, shared by all its clones, usable from any thread.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +18,7 @@
 #include "snapshot/machine_state.h"
 #include "snapshot/saved_files.h"
 #include "vm/engine.h"
+#include "vm/ground.h"
 
 namespace vmfork {
 
@@ -82,9 +82,11 @@ class Snapshot {
   // kState (it is not on disk), kSnapshotInvalid (names file and offset), kSystem. What was found
   // damaged once stays so: shells that wait may hold copies of it.
   Result<VerifiedPart> Verify(uint64_t position, VerifyMode mode = VerifyMode::kAwaited) const;
-  // Whether it may be forked, or saved: neither when its memory lies in files that are known to be
-  // damaged. Error: kSnapshotInvalid, with what was found.
+  // Whether it may be forked, or saved: neither when its memory, or what that stands on, lies in
+  // files that are known to be damaged. Error: kSnapshotInvalid, with what was found.
   Result<void> CheckSound(const char* operation) const;
+  // Its source came of `origin`: what that stands on, this does.
+  void StandOn(const Snapshot& origin) { ground_ = origin.ground_; }
   // Keeps the parts of RAM that a clone touched beside the saved files. Errors: kState (it is not
   // on disk), kSystem.
   Result<void> RecordWorkingSet(std::span<const PageRun> runs) const;
@@ -114,8 +116,7 @@ class Snapshot {
   mutable std::mutex files_mutex_;  // guards the next two
   mutable std::shared_ptr<const SavedFiles> files_;
   mutable std::optional<Error> damage_;  // of those files
-  // They are, and its memory lies in them.
-  mutable std::atomic<bool> is_damaged_ = false;
+  std::shared_ptr<Ground> ground_;       // null: all of its memory is in memory
 };
 
 }  // namespace vmfork

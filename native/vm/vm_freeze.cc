@@ -67,6 +67,7 @@ Result<std::shared_ptr<Snapshot>> Vm::FreezeWithMemory() {
   VMFORK_TRY(taken, std::move(snapshot));
   VMFORK_CHECK(capture.Finish());
   taken->SetPause(pause);
+  if (origin_ != nullptr) taken->StandOn(*origin_);
   return taken;
 }
 

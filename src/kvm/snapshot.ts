@@ -216,7 +216,8 @@ export class Snapshot {
   /**
    * Reads all memory and disks that are on disk, of the bases too, and compares them with their digests. Rejects with
    * `VMF_SNAPSHOT_INVALID`, which names file and offset, and with `VMF_STATE` when the snapshot was neither saved nor loaded.
-   * A loaded snapshot that was found damaged is not forked, reset to or saved any more; its clones go on.
+   * A loaded snapshot that was found damaged, and what was frozen of its clones, is not forked, reset to or saved any more;
+   * its clones go on.
    */
   async verify(options: WaitOptions = {}): Promise<void> {
     checkOptions('verify', WAIT_OPTIONS, options);

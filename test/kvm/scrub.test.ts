@@ -90,14 +90,24 @@ for (const file of ['top/memory', 'base/memory']) {
         message: expect.stringContaining(`${at(file)} is damaged between offsets ${chunk} and`),
       };
       await using before = await loaded.fork(); // Nobody knows yet.
+      await using branch = await before.snapshot();
+      await using ofBranch = await branch.fork();
       await expect(loaded.scrub(FAST)).rejects.toMatchObject(damaged);
       await expect(loaded.fork()).rejects.toMatchObject(damaged);
       await expect(loaded.fork({ count: 2 })).rejects.toMatchObject(damaged);
       await expect(before.reset()).rejects.toMatchObject(damaged);
       await expect(loaded.save(at('copy'))).rejects.toMatchObject(damaged);
+      // What was frozen of its clones stands on it.
+      await using later = await ofBranch.snapshot();
+      for (const above of [branch, later]) {
+        await expect(above.fork()).rejects.toMatchObject(damaged);
+        await expect(above.save(at('copy'))).rejects.toMatchObject(damaged);
+      }
+      await expect(ofBranch.reset()).rejects.toMatchObject(damaged);
       await using frozen = await clone.snapshot();
       await expect(frozen.save(at('copy'), { base: loaded })).rejects.toMatchObject(damaged);
-      for (const vm of [clone, before]) expect(String(await vm.readFile('/tmp/kept'))).toBe('kept');
+      for (const vm of [clone, before, ofBranch])
+        expect(String(await vm.readFile('/tmp/kept'))).toBe('kept');
     } finally {
       flip(at(file), offset);
     }
