@@ -105,14 +105,3 @@ void boot_loopback(void) {
   if (ioctl(fd, SIOCSIFFLAGS, &request) < 0) console_say("cannot bring lo up", errno);
   close(fd);
 }
-
-void boot_read_ahead(const char* kib) {
-  char path[] = "/sys/block/vda/queue/read_ahead_kb";
-  char* letter = path + sizeof "/sys/block/vd" - 1;
-  for (; kib && *letter <= 'z'; ++*letter) {
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0) return;  // the disk before was the last
-    if (write(fd, kib, strlen(kib)) < 0) console_say(path, errno);
-    close(fd);
-  }
-}

@@ -8,8 +8,5 @@ void boot_files(void);
 // Shows the clone's own boot id where programs look for it; the identity files must exist.
 void boot_bind_boot_id(void);
 void boot_loopback(void);
-// How far the kernel reads ahead on each disk, KiB as text; NULL leaves its own choice. It lasts as
-// long as the machine and its clones, whatever media the drives hold.
-void boot_read_ahead(const char* kib);
 
 #endif

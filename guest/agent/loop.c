@@ -19,6 +19,7 @@
 #include "hello.h"
 #include "identity.h"
 #include "link.h"
+#include "readahead.h"
 #include "rootfs.h"
 #include "streams.h"
 #include "tunnel.h"
@@ -26,6 +27,7 @@
 enum { kLogError = 3, kLazyMs = 10, kLazyRounds = 4 };
 
 static bool quiesced;
+static bool has_identity;
 static bool init_process;
 
 _Noreturn static void protocol_error(const char* text) {
@@ -51,6 +53,7 @@ static void answer_ping(const struct frame* ping, const uint8_t* payload) {
 // The last frame before the machine is frozen. Afterwards only the connection is read.
 static void quiesce(const struct frame* frame) {
   identity_touch();
+  if (has_identity) readahead_at_rest();  // else it rests to be given one, not to be frozen
   events_forget_link();
   quiesced = true;
   link_send_small(kQuiesced, 0, 0, frame->value);
@@ -63,6 +66,7 @@ static void resume(const struct frame* frame, uint8_t* payload) {
       link_drain();
       return;
     }
+    has_identity = true;
     container_rename();
     if (!(frame->aux & kResumeSameMachine)) streams_detach();
   }

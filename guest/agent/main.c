@@ -18,7 +18,6 @@ int main(int count, char** argv) {
   if (count > 0 && reaper_called(argv)) reaper_run(argv);
   if (getpid() != 1) fatal("this program is the init process of a vmfork guest", 0);
   boot_mounts();
-  boot_read_ahead(getenv("VMFORK_READ_AHEAD_KIB"));
   boot_files();
   identity_init(AT_FDCWD, true);
   boot_bind_boot_id();

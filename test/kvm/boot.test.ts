@@ -41,14 +41,15 @@ test('a guest comes up, has its identity, reports its boot and goes on after a s
   const memory = await template.memory();
   expect(memory.residentBytes).toBeGreaterThan(4 * 1024 * 1024);
   expect(memory.residentBytes).toBeLessThanOrEqual(128 * 1024 * 1024);
+  const readAhead = () => template.exec(['sh', '-c', 'cat /sys/block/vd?/queue/read_ahead_kb']);
+  expect((await readAhead()).stdout).toBe('128\n'.repeat(3));
   await using snapshot = await template.snapshot();
   expect(snapshot.info.memoryBytes).toBe(128 * 1024 * 1024);
   expect(template.state).toBe('running');
   await template.ping();
   expect((await template.exec(['echo', 'on'])).stdout).toBe('on\n');
-  // Reading ahead costs more than asking again where the kernel is interpreted; else the kernel's own choice is kept.
-  const readAhead = await template.exec(['sh', '-c', 'cat /sys/block/vd?/queue/read_ahead_kb']);
-  expect(readAhead.stdout).toBe((isInterpreted ? '16\n' : '128\n').repeat(3));
+  // Reading ahead costs clones more than asking again where the kernel is interpreted; else the kernel's own choice is kept.
+  expect((await readAhead()).stdout).toBe((isInterpreted ? '16\n' : '128\n').repeat(3));
 });
 
 describe('refused', () => {
