@@ -1,5 +1,6 @@
 // What a fork is compared with, without the library around it: the floor, which is the least that
-// has to be done with a recycled shell, and the naive way, which is a new VM in the textbook order.
+// has to be done with a shell, one that is recycled or one that nobody has used, and a new VM, in
+// the textbook order and in the cheapest.
 //     fork_floor DIRECTORY N
 // DIRECTORY is a snapshot saved whole, of one vCPU. Prints N samples of each as JSON.
 #include <fcntl.h>
@@ -86,19 +87,32 @@ class Floor {
     return std::unique_ptr<Floor>(new Floor(source, std::move(shell)));
   }
 
+  // Into a recycled shell.
   Result<double> Sample() {
+    VMFORK_CHECK(MakeReady());
+    VMFORK_TRY(forked_ms, ForkAndRun());
+    if (!shell_->Vcpus().front()->Stop())
+      return Fail(ErrorCode::kGuestCrash, "floor", "the guest ended");
+    shell_->Vcpus().front()->Disown();
+    return forked_ms;
+  }
+
+  // What is done ahead.
+  Result<void> MakeReady() {
     VMFORK_CHECK(shell_->Recycle({.cores = rest_, .image = {}, .ahead = {}}));
     shell_->Vcpus().front()->SetOwner(
         {.memory = &shell_->Memory(), .ports = &nothing_, .mmio = &nothing_, .on_end = [](Error) {
          }});
+    return {};
+  }
+
+  // The guest runs on.
+  Result<double> ForkAndRun() {
     VMFORK_TRY(forked_ms, Fork());
     VMFORK_CHECK(WaitUntilRun());
     // As long as a clone of the library needs for its answer: the fork after it finds the
     // processor's caches as cold.
     ::usleep(kGuestTimeUs);
-    if (!shell_->Vcpus().front()->Stop())
-      return Fail(ErrorCode::kGuestCrash, "floor", "the guest ended");
-    shell_->Vcpus().front()->Disown();
     return forked_ms;
   }
 
@@ -141,6 +155,30 @@ class Floor {
   const std::shared_ptr<const CoreState> rest_;
 };
 
+// Shells that nobody has used, made ahead, one for each sample; all guests live on until the last
+// one has forked, as in the benchmark of the library.
+class NewShells {
+ public:
+  static Result<NewShells> Create(const Template& source, int count) {
+    NewShells shells;
+    for (int i = 0; i < count; ++i) {
+      VMFORK_TRY(one, Floor::Create(source));
+      VMFORK_CHECK(one->MakeReady());
+      shells.waiting_.push_back(std::move(one));
+    }
+    return shells;
+  }
+
+  Result<double> Sample() {
+    running_.push_back(std::move(waiting_.back()));
+    waiting_.pop_back();
+    return running_.back()->ForkAndRun();
+  }
+
+ private:
+  std::vector<std::unique_ptr<Floor>> waiting_, running_;
+};
+
 // Only here to have KVM_RUN interrupted.
 void OnAlarm(int) {}
 
@@ -150,17 +188,20 @@ Result<void> SetAlarm(suseconds_t interval_us) {
   return {};
 }
 
-// The naive way: all of a VM is made when it is wanted, in the order in which KVM's documentation
-// introduces the calls, and every piece of state is written.
-class Naive {
+// A VM that is made when it is wanted, and every piece of its state written: the naive way, in the
+// order in which KVM's documentation introduces the calls, or the cheapest. Both have the parts
+// that a fork needs; the cheapest has no interval timer besides, which our guests do not use.
+class NewVm {
  public:
-  static Result<Naive> Create(const Template& source) {
+  enum class Order { kTextbook, kCheapest };
+
+  static Result<NewVm> Create(const Template& source, Order order) {
     UniqueFd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
     if (!kvm.IsValid()) return FailErrno("open", "/dev/kvm");
     struct sigaction action{};
     action.sa_handler = OnAlarm;  // without SA_RESTART
     if (::sigaction(SIGALRM, &action, nullptr) != 0) return FailErrno("sigaction");
-    return Naive(source, std::move(kvm));
+    return NewVm(source, order, std::move(kvm));
   }
 
   // From the first call to the return of a KVM_RUN with immediate_exit, the cheapest there is: it
@@ -169,6 +210,8 @@ class Naive {
     const auto start = Clock::now();
     VMFORK_TRY(vm, CreateVm());
     VMFORK_TRY(ram, MapMemory(vm));
+    // Once it is there, a new memory slot waits for a grace period of several ms.
+    if (order_ == Order::kCheapest) VMFORK_CHECK(vm.CreateIrqchip());
     VMFORK_TRY(vcpu, vm.CreateVcpu(0, source_.engine->VcpuMappingSize()));
     VMFORK_CHECK(vcpu.SetCpuid(CpuidOf(source_.State().cpuid, 0)));
     VMFORK_CHECK(WriteState(vm, vcpu));
@@ -185,13 +228,15 @@ class Naive {
   }
 
  private:
-  Naive(const Template& source, UniqueFd kvm) : source_(source), kvm_(std::move(kvm)) {}
+  NewVm(const Template& source, Order order, UniqueFd kvm)
+      : source_(source), order_(order), kvm_(std::move(kvm)) {}
 
   Result<VmFd> CreateVm() const {
     VMFORK_TRY(fd, kvm_ioctl::Call(kvm_.Get(), KVM_CREATE_VM, 0UL, "KVM_CREATE_VM"));
     VmFd vm{UniqueFd(fd)};
     if (source_.engine->VcpuFormat().has_triple_fault)  // else the events are refused
       VMFORK_CHECK(vm.EnableCapability(KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1));
+    if (order_ == Order::kCheapest) return vm;
     VMFORK_CHECK(vm.CreateIrqchip());
     kvm_pit_config pit{};
     VMFORK_CHECK(kvm_ioctl::Call(fd, KVM_CREATE_PIT2, &pit, "KVM_CREATE_PIT2"));
@@ -232,14 +277,15 @@ class Naive {
     vcpu.Run().immediate_exit = 0;
     for (int i = 0; i < kRunChecks; ++i) {
       if (const int error_number = vcpu.Enter(); error_number != 0 && error_number != EINTR)
-        return FailErrno(error_number, "KVM_RUN", "naive");
+        return FailErrno(error_number, "KVM_RUN", "new VM");
       VMFORK_TRY(present, PresentBytes(ram));
       if (present > before) return {};
     }
-    return NeverRan("naive");
+    return NeverRan("new VM");
   }
 
   const Template& source_;
+  const Order order_;
   UniqueFd kvm_;
 };
 
@@ -264,10 +310,18 @@ Result<void> Measure(const std::string& directory, int count) {
   VMFORK_TRY(source, Open(directory));
   VMFORK_TRY(floor, Floor::Create(source));
   VMFORK_TRY(floor_ms, Samples(*floor, count));
-  VMFORK_TRY(naive, Naive::Create(source));
+  VMFORK_TRY(shells, NewShells::Create(source, kWarmUpRounds + count));
+  VMFORK_TRY(new_floor_ms, Samples(shells, count));
+  VMFORK_TRY(cheapest, NewVm::Create(source, NewVm::Order::kCheapest));
+  VMFORK_TRY(cold_floor_ms, Samples(cheapest, count));
+  VMFORK_TRY(naive, NewVm::Create(source, NewVm::Order::kTextbook));
   VMFORK_TRY(naive_ms, Samples(naive, count));
   std::printf("{");
   Print("floor_ms", floor_ms);
+  std::printf(",");
+  Print("new_floor_ms", new_floor_ms);
+  std::printf(",");
+  Print("cold_floor_ms", cold_floor_ms);
   std::printf(",");
   Print("naive_ms", naive_ms);
   std::printf("}\n");

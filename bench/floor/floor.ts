@@ -1,5 +1,5 @@
-// The native program beside this file: the least that a fork into a recycled shell has to do, and a fork in the textbook
-// order, over the same snapshot. It links the core, so it is built with CMake; a package without the sources has none.
+// The native program beside this file: the least that a fork has to do, into a recycled shell, a new one and none, and a fork in
+// the textbook order, over the same snapshot. It links the core, so it is built with CMake; a package without the sources has none.
 
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -16,7 +16,13 @@ const TARGET = 'fork_floor';
 
 /** Samples of one run of the program. */
 export interface FloorSamples {
+  /** Recycled shells. */
   floor_ms: number[];
+  /** Shells that nobody has used, with all clones alive. */
+  new_floor_ms: number[];
+  /** New VMs, the calls in the cheapest order. */
+  cold_floor_ms: number[];
+  /** New VMs, in the textbook order. */
   naive_ms: number[];
 }
 
