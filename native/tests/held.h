@@ -20,8 +20,8 @@ struct Held {
   size_t mappings = 0;         // of vCPUs, images and saved memory
   uint64_t virtual_bytes = 0;  // all address space
 
-  // Threads' caches come and go; what is looked for is a view of a guest's memory.
-  static constexpr uint64_t kNoiseBytes = 16 << 20;
+  // Threads' caches come and go; what is looked for is a view of a guest's memory, 32 MiB.
+  static constexpr uint64_t kNoiseBytes = 28 << 20;
 
   bool Covers(const Held& later) const {
     return later.descriptors <= descriptors && later.threads <= threads &&
