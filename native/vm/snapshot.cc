@@ -120,8 +120,7 @@ Result<void> Snapshot::CheckSound(const char* operation) const {
 
 Result<void> Snapshot::CheckFiles(const char* operation) const {
   std::lock_guard lock(files_mutex_);
-  if (!damage_) return {};
-  return Fail(damage_->code, operation, damage_->detail, damage_->error_number);
+  return files_ground_ == nullptr ? Result<void>() : files_ground_->Check(operation);
 }
 
 Result<LayerPlan> Snapshot::Plan(const SaveOptions& options) const {
@@ -212,11 +211,12 @@ Result<SaveReport> Snapshot::SaveWithMemory(const std::string& directory,
   uint64_t memory_bytes = 0;
   VMFORK_TRY(written, Write(pending, plan, options, real_directory, memory_bytes));
   auto files = std::make_shared<const SavedFiles>(std::move(written));
+  auto ground = std::make_shared<Ground>();
   SaveReport report{DigestText(files->Own().id), files->memory.layers.size(), memory_bytes};
   VMFORK_CHECK(pending.Publish());
   std::lock_guard lock(files_mutex_);
   files_ = std::move(files);
-  damage_.reset();
+  files_ground_ = std::move(ground);
   return report;
 }
 
@@ -244,7 +244,7 @@ Result<std::shared_ptr<Snapshot>> Snapshot::LoadWithMemory(Engine& engine,
   auto snapshot = std::make_shared<Snapshot>(files.memory.image, std::move(decoded.state),
                                              std::move(decoded.metadata));
   snapshot->files_ = std::make_shared<const SavedFiles>(std::move(files));
-  snapshot->ground_ = std::make_shared<Ground>();
+  snapshot->ground_ = snapshot->files_ground_ = std::make_shared<Ground>();
   return snapshot;
 }
 
@@ -253,11 +253,7 @@ Result<VerifiedPart> Snapshot::Verify(uint64_t position, VerifyMode mode) const 
   auto part = CatchNoMemory("verify snapshot", [&] { return VerifyPart(*files, position, mode); });
   if (part || part.error().code != ErrorCode::kSnapshotInvalid) return part;
   std::lock_guard lock(files_mutex_);
-  if (files_ == files) {  // not saved again meanwhile
-    damage_ = part.error();
-    // One that was saved from memory is still whole there.
-    if (files->memory.image == image_) ground_->Condemn(part.error());
-  }
+  if (files_ == files) files_ground_->Condemn(part.error());  // not saved again meanwhile
   return part;
 }
 

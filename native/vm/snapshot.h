@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -115,8 +114,10 @@ class Snapshot {
   mutable std::vector<std::shared_ptr<ShellPoolLink>> pools_;
   mutable std::mutex files_mutex_;  // guards the next two
   mutable std::shared_ptr<const SavedFiles> files_;
-  mutable std::optional<Error> damage_;  // of those files
-  std::shared_ptr<Ground> ground_;       // null: all of its memory is in memory
+  mutable std::shared_ptr<Ground> files_ground_;  // those files; null as they are
+  // What its memory lies in: of a loaded one those it was loaded from, whatever it was saved to
+  // since. Null: all of it is in memory.
+  std::shared_ptr<Ground> ground_;
 };
 
 }  // namespace vmfork
