@@ -97,7 +97,7 @@ export class Snapshot {
     return new Snapshot(engine, native, metadata);
   }
 
-  /** A snapshot of a freshly booted guest, kept on disk from one run to the next: boots only when none fits. */
+  /** A snapshot of a freshly booted guest, kept on disk from one run to the next. One caller boots when none fits; others wait. */
   static async cached(options: CachedOptions = {}): Promise<Snapshot> {
     // Booting builds on this class, so it is loaded when it is wanted.
     const { cachedSnapshot } = await import('./template-cache.js');

@@ -9,6 +9,7 @@ import { BOOT_OPTIONS, type BootOptions, checkOptions } from '../options.js';
 import { VERSION } from '../version.js';
 import { Engine, probeHost } from './engine.js';
 import { cacheDirectory, findGuest } from './guest.js';
+import { HostLock } from './host-lock.js';
 import { discard, publish, removeAbandoned, tryLoad } from './saved-cache.js';
 import { ENGINE_OPTION, type Snapshot } from './snapshot.js';
 import { Template } from './template.js';
@@ -28,13 +29,25 @@ export async function cachedSnapshot(options: CachedOptions = {}): Promise<Snaps
   const found = await tryLoad(directory, engine);
   if (found) return found;
   await mkdir(parent, { recursive: true });
+  // Guests that boot side by side only delay each other: of all callers, also in other processes, one boots it.
+  const lock = join(parent, `lock-${family}-${member}`);
+  await using _held = await HostLock.take(lock, 'cached', options.signal);
+  const made = await tryLoad(directory, engine);
+  if (made) return made;
   await removeOutdated(parent, family);
-  await using template = await Template.boot({ ...options, engine });
+  return bootAndPublish({ ...options, engine }, directory);
+}
+
+async function bootAndPublish(
+  options: CachedOptions & { engine: Engine },
+  directory: string,
+): Promise<Snapshot> {
+  await using template = await Template.boot(options);
   if (options.kernelPath === undefined && options.diskPaths === undefined) await warmUp(template);
   const snapshot = await template.snapshot();
   await publish(snapshot, directory);
   // The same as on the next call: a snapshot that is on disk under its lasting name.
-  const published = await tryLoad(directory, engine);
+  const published = await tryLoad(directory, options.engine);
   if (!published) return snapshot;
   await snapshot.destroy();
   return published;

@@ -206,12 +206,13 @@ describe('Snapshot.cached()', () => {
       cpSync(join(templates, name), join(templates, name.replace(/-.*/, '-0000000000000000')), {
         recursive: true,
       });
-      const replaced = await templateSnapshot();
+      const [replaced, same] = await Promise.all([templateSnapshot(), templateSnapshot()]);
+      expect(same.metadata).toEqual(replaced.metadata);
       expect(replaced.metadata.createdAt).not.toBe(first.metadata.createdAt);
       expect(readdirSync(templates)).toEqual([name]);
       await using clone = await replaced.fork();
       await clone.ping();
-      for (const one of [first, again, replaced]) await one.destroy();
+      for (const one of [first, again, replaced, same]) await one.destroy();
     } finally {
       vi.unstubAllEnvs();
       rmSync(cache, { recursive: true });
