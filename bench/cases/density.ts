@@ -1,41 +1,52 @@
 // What a clone costs in all, by the memory that the machine has left: idle after a ping, and after each has run a command.
+// The clones live in several processes, whose own memory counts for itself.
 
-import type { Clone } from '#src/index.js';
 import type { BenchCase } from '../harness/case.js';
+import { CrowdProcess } from '../harness/crowd-process.js';
 import { availableKiB } from '../harness/host-memory.js';
-import { guestParameters, openSnapshot } from './default-guest.js';
+import { guestParameters, MEMORY_MIB, openSnapshot } from './default-guest.js';
 
 const WORK = ['/usr/bin/true'];
-// Guests that are busy at once only delay each other.
-const WORKERS = 4;
+const CLONES_PER_PROCESS = 100;
 
 export const density: BenchCase = {
   name: 'density',
-  summary: 'memory per clone by MemAvailable, idle and after a command (n = clones)',
+  summary: `memory per clone by MemAvailable, idle and after a command, at most ${CLONES_PER_PROCESS} in a process (n = clones)`,
   defaultN: 1000,
   async measure(run) {
     await using snapshot = await openSnapshot(run);
-    await (await snapshot.fork()).destroy();
-    const before = await availableKiB();
-    const perClone = async () => (before - (await availableKiB())) / run.n;
-    const clones = await snapshot.fork({ count: run.n });
+    const usedSince = async (before: number) => (before - (await availableKiB())) / run.n;
+    const atFirst = await availableKiB();
+    const processes = sharesOf(run.n).map((count) => new CrowdProcess(MEMORY_MIB, count, WORK));
+    const all = (step: (one: CrowdProcess) => Promise<void>) => Promise.all(processes.map(step));
     try {
-      await eachOf(clones, (clone) => clone.ping());
-      run.samples.add('idle_kib', 'KiB', await perClone());
+      await all((one) => one.ready());
+      run.samples.add('process_kib', 'KiB', await usedSince(atFirst));
+      const before = await availableKiB();
+      await all((one) => one.tell('prepare'));
+      run.progress('shells made, now the clones');
+      await all((one) => one.tell('fork'));
+      await all((one) => one.tell('ping'));
+      run.samples.add('idle_kib', 'KiB', await usedSince(before));
       run.progress('idle measured, now a command in each');
-      await eachOf(clones, (clone) => clone.exec(WORK));
-      run.samples.add('worked_kib', 'KiB', await perClone());
+      await all((one) => one.tell('work'));
+      run.samples.add('worked_kib', 'KiB', await usedSince(before));
+      await all((one) => one.tell('destroy'));
     } finally {
-      await Promise.all(clones.map((clone) => clone.destroy()));
+      await all((one) => one.end());
     }
-    return { ...guestParameters(snapshot), clones: run.n, work: WORK.join(' ') };
+    return {
+      ...guestParameters(snapshot),
+      clones: run.n,
+      processes: processes.length,
+      work: WORK.join(' '),
+    };
   },
 };
 
-async function eachOf(clones: readonly Clone[], work: (clone: Clone) => Promise<unknown>) {
-  const queue = [...clones];
-  const worker = async () => {
-    for (let clone = queue.shift(); clone; clone = queue.shift()) await work(clone);
-  };
-  await Promise.all(Array.from({ length: WORKERS }, worker));
+/** How many clones each process has. */
+function sharesOf(clones: number): number[] {
+  const processes = Math.ceil(clones / CLONES_PER_PROCESS);
+  const share = (index: number) => Math.floor(((index + 1) * clones) / processes);
+  return Array.from({ length: processes }, (_, index) => share(index) - share(index - 1));
 }

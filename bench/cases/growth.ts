@@ -2,10 +2,11 @@
 // and two sums: the largest over the first (`growth`), and the largest over any before it (`growth_worst`), which a slow first
 // point cannot hide. 1 would be perfectly flat.
 
-import { type Clone, Snapshot } from '#src/index.js';
+import { Snapshot } from '#src/index.js';
 import { BareFork, forkAndDestroy } from '../harness/bare-fork.js';
 import type { BenchCase, CaseRun } from '../harness/case.js';
 import { msSince, now } from '../harness/clock.js';
+import { crowdEngine, forkCrowd } from '../harness/crowd.js';
 import { guestParameters, MEMORY_MIB, openSnapshot } from './default-guest.js';
 import { forkedMs } from './stages.js';
 
@@ -13,7 +14,6 @@ const SIZES_MIB = [128, 512, 1024, 4096];
 const DEPTHS = [1, 2, 8, 32, 64];
 const LIVE = [1, 10, 100, 300, 1000];
 const HISTORY = [1, 100, 1000, 10_000, 100_000];
-const FORKED_AT_ONCE = 50;
 const WARM_UP_ROUNDS = 5;
 
 export const size: BenchCase = {
@@ -59,16 +59,19 @@ export const live: BenchCase = {
   summary: `fork time with ${LIVE.join(', ')} clones alive, each of which has answered`,
   defaultN: 50,
   async measure(run) {
-    await using snapshot = await openSnapshot(run);
-    const clones: Clone[] = [];
+    await using engine = crowdEngine(Math.max(...LIVE));
+    await using snapshot = await openSnapshot(run, engine);
+    await warmUp(snapshot);
+    const clones: BareFork[] = [];
     try {
       for (const count of LIVE) {
-        while (clones.length < count) {
-          const missing = Math.min(FORKED_AT_ONCE, count - clones.length);
-          clones.push(...(await snapshot.fork({ count: missing })));
-        }
-        if (count === LIVE[0]) await warmUp(snapshot);
-        for (let i = 0; i < run.n; i++) await sample(run, count, snapshot);
+        const fresh: BareFork[] = [];
+        await snapshot.prepareShells(count - clones.length + 1);
+        await forkCrowd(snapshot, count - clones.length, fresh).finally(() =>
+          clones.push(...fresh),
+        );
+        await Promise.all(fresh.map((clone) => clone.answer()));
+        for (let i = 0; i < run.n; i++) await bareSample(run, count, snapshot);
         run.progress(`${count} alive`);
       }
     } finally {
@@ -90,13 +93,7 @@ export const history: BenchCase = {
       if (done === 0) await warmUp(snapshot);
       const missing = count - done;
       done += await forkAndDestroy(snapshot, (begun) => begun < missing);
-      for (let i = 0; i < run.n; i++) {
-        const start = now();
-        const fork = await BareFork.of(snapshot);
-        run.samples.addMs(metric(count), msSince(start));
-        await fork.answer();
-        await fork.destroy();
-      }
+      for (let i = 0; i < run.n; i++) await bareSample(run, count, snapshot);
       run.progress(`${count} forks done`);
     }
     addGrowth(run, HISTORY);
@@ -144,6 +141,15 @@ async function sample(run: CaseRun, point: number, snapshot: Snapshot): Promise<
   await using clone = await snapshot.fork();
   await clone.ping();
   run.samples.addMs(metric(point), forkedMs(clone.timings()));
+}
+
+/** The same without the library's queue, which would ask how much memory is left. */
+async function bareSample(run: CaseRun, point: number, snapshot: Snapshot): Promise<void> {
+  const start = now();
+  const fork = await BareFork.of(snapshot);
+  run.samples.addMs(metric(point), msSince(start));
+  await fork.answer();
+  await fork.destroy();
 }
 
 const metric = (point: number) => `fork_${point}_ms`;

@@ -2,17 +2,16 @@
 // and what they cost while all live. First with as many shells made ahead, then with none. A machine is forked when all of it is
 // there and its guest may run; guests start in turns, one a processor at a time, so the last one's turn comes long after.
 
-import { getPriority, setPriority } from 'node:os';
-import { Engine, type Snapshot } from '#src/index.js';
-import { BareFork } from '../harness/bare-fork.js';
+import { getPriority } from 'node:os';
+import type { Snapshot } from '#src/index.js';
+import type { BareFork } from '../harness/bare-fork.js';
 import type { BenchCase, CaseRun } from '../harness/case.js';
 import { msSince, now } from '../harness/clock.js';
+import { crowdEngine, forkCrowd } from '../harness/crowd.js';
 import { availableKiB } from '../harness/host-memory.js';
 import { type KernelMeter, openKernelMeter } from '../harness/kernel-memory.js';
 import { guestParameters, openSnapshot } from './default-guest.js';
 
-/** Forks under way at the same time. Those that find a shell are done before the next one begins. */
-const FORKERS = 2;
 const REPORT_EVERY_MS = 5000;
 /** By then the engine knows what this snapshot's clones write as they start. */
 const WARM_UP_FORKS = 4;
@@ -23,7 +22,6 @@ export const storm: BenchCase = {
   defaultN: 1000,
   async measure(run) {
     const meter = openKernelMeter();
-    raisePriority();
     try {
       await withShells(run, run.n, meter, '');
       return await withShells(run, 0, meter, '_cold');
@@ -33,23 +31,13 @@ export const storm: BenchCase = {
   },
 };
 
-/** A thousand guests outweigh the thread that forks them at any nice value of theirs; this lets it stay ahead of them. */
-function raisePriority(): void {
-  try {
-    setPriority(-20);
-  } catch {
-    // Without the privilege; the report says which priority it was.
-  }
-}
-
 async function withShells(
   run: CaseRun,
   kept: number,
   meter: KernelMeter | null,
   suffix: string,
 ): Promise<Record<string, number | string>> {
-  // Guests that start up want more than all processors: they are to leave some to the forks after them.
-  await using engine = new Engine({ shells: { ready: 0, kept }, vcpuNice: 19 });
+  await using engine = crowdEngine(kept);
   await using snapshot = await openSnapshot(run, engine);
   for (let round = 0; round < WARM_UP_FORKS; round++) await (await snapshot.fork()).destroy();
   const memoryBefore = await availableKiB();
@@ -77,12 +65,8 @@ async function forkAll(
   clones: BareFork[],
   suffix: string,
 ): Promise<void> {
-  let begun = 0;
   const start = now();
-  const forker = async () => {
-    while (begun++ < run.n) clones.push(await BareFork.of(snapshot));
-  };
-  await Promise.all(Array.from({ length: FORKERS }, forker));
+  await forkCrowd(snapshot, run.n, clones);
   const forkedMs = msSince(start);
   run.samples.addMs(`forked${suffix}_ms`, forkedMs);
   run.progress(`${run.n} forked in ${Math.round(forkedMs)} ms`);
