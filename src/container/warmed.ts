@@ -9,6 +9,7 @@ import type { Engine } from '../kvm/engine.js';
 import { cacheDirectory } from '../kvm/guest.js';
 import { discard, publish, removeAbandoned, tryLoad } from '../kvm/saved-cache.js';
 import { Snapshot } from '../kvm/snapshot.js';
+import { DEFAULT_SHAPE } from '../kvm/template.js';
 import { entryNames } from '../kvm/template-cache.js';
 import type { StoredImage } from '../oci/image.js';
 import { prepareRootfs } from '../oci/prepare.js';
@@ -47,7 +48,6 @@ const FACTS = 'warmed.json';
 const ID_DIGITS = 16;
 const ID = /^[0-9a-f]{16}$/;
 const SECTOR_BYTES = 512;
-const DEFAULT_SHAPE = { memoryMiB: 128, vcpus: 1 };
 const facts = v.object({
   reference: v.string(),
   digest: v.string(),

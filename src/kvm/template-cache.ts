@@ -12,7 +12,7 @@ import { cacheDirectory, findGuest } from './guest.js';
 import { HostLock } from './host-lock.js';
 import { discard, publish, removeAbandoned, tryLoad } from './saved-cache.js';
 import { ENGINE_OPTION, type Snapshot } from './snapshot.js';
-import { Template } from './template.js';
+import { DEFAULT_SHAPE, Template } from './template.js';
 
 const HASH_DIGITS = 16;
 
@@ -68,7 +68,16 @@ async function warmUp(template: Template): Promise<void> {
 export async function entryNames(
   options: CachedOptions,
 ): Promise<{ family: string; member: string }> {
-  const { engine: _engine, signal: _signal, bootTimeoutMs: _limit, ...shape } = options;
+  // What is not left in the snapshot makes no other one.
+  const {
+    engine: _,
+    signal: _signal,
+    bootTimeoutMs: _limit,
+    consoleBytes: _own,
+    ...given
+  } = options;
+  const said = Object.entries(given).filter(([, value]) => value !== undefined);
+  const shape = { ...DEFAULT_SHAPE, ...Object.fromEntries(said) };
   const own = options.kernelPath ?? options.initrdPath ?? options.diskPaths;
   const files = [options.kernelPath, options.initrdPath, ...(options.diskPaths ?? [])];
   const guest = options.kernelPath && options.initrdPath ? '' : findGuest().id;

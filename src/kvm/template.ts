@@ -29,7 +29,8 @@ import { StageClock } from './stage-clock.js';
 import { Vm } from './vm.js';
 
 const MIB = 1024 * 1024;
-const DEFAULT_MEMORY_MIB = 128;
+/** The machine of those who say nothing about it. */
+export const DEFAULT_SHAPE = { memoryMiB: 128, vcpus: 1 };
 const DEFAULT_BOOT_TIMEOUT_MS = 60_000;
 const DEFAULT_CONSOLE_BYTES = 64 * 1024;
 // For kernels brought along: find the agent, end cleanly, and on PVM keep to the instructions that KVM's interpreter knows.
@@ -116,8 +117,8 @@ function machineOptions(
       initrdPath: initrdPath === undefined ? null : resolve(initrdPath),
       diskPaths: diskPaths.map((path) => resolve(path)),
       cmdline: commandLine({ cmdline }, probeHost().kind, options.cmdline),
-      memoryBytes: (options.memoryMiB ?? DEFAULT_MEMORY_MIB) * MIB,
-      vcpus: options.vcpus ?? 1,
+      memoryBytes: (options.memoryMiB ?? DEFAULT_SHAPE.memoryMiB) * MIB,
+      vcpus: options.vcpus ?? DEFAULT_SHAPE.vcpus,
       cid,
       consoleBytes: options.consoleBytes ?? DEFAULT_CONSOLE_BYTES,
     },
