@@ -128,6 +128,36 @@ TEST(ASaveThatFailsLeavesNothing) {
   EXPECT_GT(failures, 25u);
 }
 
+// How many bytes the recorded working set of that snapshot names, and that nothing else lies there.
+uint64_t RecordedBytes(const Folder& folder) {
+  EXPECT_EQ(EntriesOf((folder / "root").c_str()), 4u);
+  const auto files = Opened(folder / "root");
+  const auto bytes = ReadSmallFile(folder / "root/working-set", kMaxWorkingSetBytes);
+  EXPECT_TRUE(bytes.has_value());
+  const auto runs = DecodeWorkingSet(*bytes, files->Own().id, kMemoryBytes);
+  EXPECT_TRUE(runs.has_value() && runs->size() == 1);
+  return runs->front().size;
+}
+
+TEST(AWorkingSetThatCannotBeRecordedLeavesTheOneBefore) {
+  const Folder folder;
+  const auto root = Root({{0, 'a'}, {1, 'b'}});
+  Saved(*root, folder / "root");
+  const std::vector<PageRun> before = {{0, kPageSize}};
+  const std::vector<PageRun> after = {{0, 2 * kPageSize}};
+  for (auto* const arm : {faults::Arm, faults::ArmHeap}) {
+    size_t replaced = 0;
+    const size_t failures =
+        FailAtEachCall([&] { EXPECT_TRUE(root->RecordWorkingSet(before).has_value()); },
+                       [&] { return root->RecordWorkingSet(after); },
+                       [&] { replaced += RecordedBytes(folder) == 2 * kPageSize ? 1 : 0; },
+                       [](const faults::Fault&) { return false; }, arm);
+    EXPECT_GT(failures, 4u);
+    // It is in place when only the folder's own fsync fails.
+    EXPECT_TRUE(replaced <= 2);
+  }
+}
+
 TEST(WhatTheDiskCannotReadIsNamedAsDamaged) {
   const Folder folder;
   const auto root = Root({{0, 'a'}});

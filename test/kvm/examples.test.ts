@@ -18,6 +18,7 @@ test('there is one for each step', () => {
     '05',
     '06',
     '07',
+    '08',
   ]);
 });
 
