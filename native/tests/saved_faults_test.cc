@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include "snapshot/working_set.h"
 #include "tests/fault_scenario.h"
 #include "tests/saved_fixture.h"
 
