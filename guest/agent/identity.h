@@ -15,9 +15,10 @@ void identity_init(int root_fd, bool kernel);
 // Both kNonceBytes long.
 const uint8_t* identity_boot_nonce(void);
 const uint8_t* identity_generation(void);
-// Lets go of files that were changed, and writes to every page that applying an identity writes to,
-// so that it is mapped in the clones.
-void identity_touch(void);
+// Before a freeze: does what applying an identity would begin with. Lets go of files that were
+// changed, writes to every page that will be written to, so that it is mapped in the clones, and
+// has the kernel's pool of randomness ready for more.
+void identity_prepare(void);
 // Applies the payload of RESUME; answers ERROR itself and returns false when a step fails.
 bool identity_apply(uint8_t* payload, uint32_t length);
 // Keeps hostname, hosts and machine-id in another directory, too, in place of an earlier one.

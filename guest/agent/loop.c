@@ -52,7 +52,7 @@ static void answer_ping(const struct frame* ping, const uint8_t* payload) {
 
 // The last frame before the machine is frozen. Afterwards only the connection is read.
 static void quiesce(const struct frame* frame) {
-  identity_touch();
+  identity_prepare();
   if (has_identity) readahead_at_rest();  // else it rests to be given one, not to be frozen
   events_forget_link();
   quiesced = true;
