@@ -173,8 +173,9 @@ static void a_daemon_holding_the_output_delays_the_exit_only_briefly(void) {
   uint64_t took = ms_now() - start;
   CHECK(result.exit_code == 5 && strcmp(result.head[0], "done\n") == 0);
   CHECK(took >= kExitGraceMs - 5 && took < 2000);
-  // One that never stops writing does not hold the end up either.
-  result = run(peer, kExecNoStdin, ARGV("sh", "-c", "yes & exit 6"));
+  // One that never stops writing, and has begun to, does not hold the end up either.
+  static const char kEndless[] = "trap 'exit 6' USR1; (echo y; kill -USR1 $$; exec yes) & wait";
+  result = run(peer, kExecNoStdin, ARGV("sh", "-c", kEndless));
   CHECK(result.exit_code == 6 && result.bytes[0] > 0);
   peer_stop(peer);
 }
