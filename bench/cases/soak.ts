@@ -5,6 +5,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { getHeapStatistics, setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { summarize } from '#src/cli/statistics.js';
 import type { Snapshot } from '#src/index.js';
 import { BareFork, forkAndDestroy } from '../harness/bare-fork.js';
 import type { BenchCase } from '../harness/case.js';
@@ -19,6 +20,7 @@ const SETTLE_MS = 1000;
 /** The default of Engine's `shells.kept`. */
 const KEPT_SHELLS = 32;
 const LEAST_GUEST_KIB = 32 * 1024;
+const MIB = 2 ** 20;
 
 interface Footprint {
   fds: number;
@@ -33,23 +35,42 @@ export const soak: BenchCase = {
   defaultN: 100_000,
   async measure(run) {
     await using snapshot = await openSnapshot(run);
-    await forkMany(snapshot, WARM_UP_FORKS, (forks) => run.progress(`warming up: ${forks} forks`));
+    await forkMany(snapshot, WARM_UP_FORKS, async (forks) =>
+      run.progress(`warming up: ${forks} forks`),
+    );
     const before = await footprint(snapshot);
-    const forks = await forkMany(snapshot, run.n, (done) => run.progress(`${done} forks`));
-    const after = await footprint(snapshot);
+    let after = before;
+    run.samples.add('rss_mib', 'MiB', before.rssBytes / MIB);
+    const rssBytes = [before.rssBytes];
+    const forks = await forkMany(snapshot, run.n, async (done) => {
+      after = await footprint(snapshot);
+      run.samples.add('rss_mib', 'MiB', after.rssBytes / MIB);
+      rssBytes.push(after.rssBytes);
+      run.progress(`${done} forks`);
+    });
     run.samples.add('leaked_fds', 'count', after.fds - before.fds);
     run.samples.add('leaked_threads', 'count', after.threads - before.threads);
     run.samples.add('leaked_mappings', 'count', after.mappings - before.mappings);
-    const drift = (100 * (after.rssBytes - before.rssBytes)) / before.rssBytes;
-    run.samples.add('rss_drift_percent', '%', drift);
-    return { ...guestParameters(snapshot), forks, rss_before_mib: before.rssBytes / 2 ** 20 };
+    run.samples.add('rss_drift_percent', '%', (100 * growth(rssBytes)) / before.rssBytes);
+    return { ...guestParameters(snapshot), forks };
   },
 };
+
+/**
+ * From the first to the last of values taken at equal distances, by the median slope between any two (the estimator of Theil and
+ * Sen). V8 decides when it looks at what died, and moves single values by some percent; what leaks moves all that follow.
+ */
+function growth(values: readonly number[]): number {
+  const slopes = values.flatMap((later, index) =>
+    values.slice(0, index).map((earlier, from) => (later - earlier) / (index - from)),
+  );
+  return summarize(slopes).p50 * (values.length - 1);
+}
 
 async function forkMany(
   snapshot: Snapshot,
   count: number,
-  onRound: (forks: number) => void,
+  onRound: (forks: number) => Promise<void>,
 ): Promise<number> {
   let forks = 0;
   for (let round = 0; round < ROUNDS; round++) {
@@ -58,7 +79,7 @@ async function forkMany(
     // What dead clones hold natively is freed when V8 finds them dead, which it does the less often the more memory it has
     // got used to: the C library's heap would grow with that.
     collectGarbage();
-    onRound(forks);
+    await onRound(forks);
   }
   return forks;
 }
