@@ -5,7 +5,6 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { getHeapStatistics, setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { summarize } from '#src/cli/statistics.js';
 import type { Snapshot } from '#src/index.js';
 import { BareFork, forkAndDestroy } from '../harness/bare-fork.js';
 import type { BenchCase } from '../harness/case.js';
@@ -14,13 +13,17 @@ import { guestParameters, openSnapshot } from './default-guest.js';
 const ROUNDS = 20;
 const USED_EACH_ROUND = 10;
 // What the first forks leave behind is kept for the next ones: threads' stacks, caches, and gaps in the C library's heap, which
-// has as many as this mixture of uses makes after so many (3 MiB, growing until then, the same after 80,000).
-const WARM_UP_FORKS = 40_000;
+// has as many as this mixture of uses makes after so many: 4.0 MiB after 20,000, 5.7 after 120,000, the same after 400,000.
+const WARM_UP_FORKS = 120_000;
 const SETTLE_MS = 1000;
 /** The default of Engine's `shells.kept`. */
 const KEPT_SHELLS = 32;
 const LEAST_GUEST_KIB = 32 * 1024;
 const MIB = 2 ** 20;
+// proc(5): smaps has these lines for each mapping.
+const MAPPING = /^(?=[0-9a-f]+-[0-9a-f]+ )/m;
+const ANONYMOUS = / 00000000 00:00 0 *\n/;
+const KEPT_FROM_CHILDREN = /^VmFlags:.* dc(?: |$)/m;
 
 interface Footprint {
   fds: number;
@@ -57,14 +60,13 @@ export const soak: BenchCase = {
 };
 
 /**
- * From the first to the last of values taken at equal distances, by the median slope between any two (the estimator of Theil and
- * Sen). V8 decides when it looks at what died, and moves single values by some percent; what leaks moves all that follow.
+ * From the first to the last of values taken at equal distances, by the least of the first third and of the last. What V8 has not
+ * found dead yet adds some percent to single values and takes from none; what leaks adds to all that follow.
  */
 function growth(values: readonly number[]): number {
-  const slopes = values.flatMap((later, index) =>
-    values.slice(0, index).map((earlier, from) => (later - earlier) / (index - from)),
-  );
-  return summarize(slopes).p50 * (values.length - 1);
+  const third = Math.ceil(values.length / 3);
+  const rise = Math.min(...values.slice(-third)) - Math.min(...values.slice(0, third));
+  return (rise * (values.length - 1)) / (values.length - third);
 }
 
 async function forkMany(
@@ -104,11 +106,12 @@ async function footprint(snapshot: Snapshot): Promise<Footprint> {
   await useAllShells(snapshot);
   await sleep(SETTLE_MS);
   collectGarbage();
+  const smaps = readFileSync('/proc/self/smaps', 'utf8').split(MAPPING).filter(Boolean);
   return {
     fds: readdirSync('/proc/self/fd').length,
     threads: countThreads(),
-    mappings: countMappings(readFileSync('/proc/self/smaps', 'utf8')),
-    rssBytes: process.memoryUsage.rss() - freeHeapBytes(),
+    mappings: smaps.filter((mapping) => !isOthers(mapping)).length,
+    rssBytes: ownBytes(smaps) - freeHeapBytes(),
   };
 }
 
@@ -125,22 +128,35 @@ function countThreads(): number {
 }
 
 /**
- * V8 and the C library map anonymous memory as they like. Guests' processors and stacks have other kinds or owners; guests'
- * memory, parts of which are anonymous as well, is kept out of children (`dc`, proc(5)). So is V8's heap.
+ * Memory without that of guests. Of the shells that wait, some show the next guest's pages, all of which they share, and others
+ * do not: of 32, between 3 and 6 a moment after all were used.
  */
-function countMappings(smaps: string): number {
-  const mappings = smaps.split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m).filter(Boolean);
-  const isOthers = (mapping: string) =>
-    / 00000000 00:00 0 *\n/.test(mapping) &&
-    (/^VmFlags:.* dc(?: |$)/m.test(mapping) ? isV8Page(mapping) : / rw-p /.test(mapping));
-  return mappings.filter((mapping) => !isOthers(mapping)).length;
+function ownBytes(smaps: readonly string[]): number {
+  const isGuests = (mapping: string) => KEPT_FROM_CHILDREN.test(mapping) && !isV8(mapping);
+  const kib = smaps
+    .filter((mapping) => !isGuests(mapping))
+    .map((mapping) => sizeKiB(mapping, 'Rss'));
+  return kib.reduce((sum, one) => sum + one, 0) * 1024;
+}
+
+/**
+ * V8 and the C library map anonymous memory as they like. Guests' processors and stacks have other kinds or owners; guests'
+ * memory, parts of which are anonymous as well, is kept out of children. So is V8's heap.
+ */
+function isOthers(mapping: string): boolean {
+  if (!ANONYMOUS.test(mapping)) return false;
+  return KEPT_FROM_CHILDREN.test(mapping) ? isV8(mapping) : / rw-p /.test(mapping);
 }
 
 /** Pages of 256 KiB, which the kernel shows as one where they meet; one of code has a header, and guards before and after. */
-function isV8Page(mapping: string): boolean {
-  const kib = Number(/^Size: +(\d+) kB$/m.exec(mapping)?.[1]);
-  return (kib % 256 === 0 && kib < LEAST_GUEST_KIB) || [4, 8, 240].includes(kib);
+function isV8(mapping: string): boolean {
+  const kib = sizeKiB(mapping, 'Size');
+  const isPages = (kib % 256 === 0 && kib < LEAST_GUEST_KIB) || [4, 8, 240].includes(kib);
+  return isPages && ANONYMOUS.test(mapping);
 }
+
+const sizeKiB = (mapping: string, field: string) =>
+  Number(new RegExp(`^${field}: +(\\d+) kB$`, 'm').exec(mapping)?.[1]);
 
 /** What V8 holds for objects to come: more as a program makes many, up to 48 MiB by default. */
 function freeHeapBytes(): number {
