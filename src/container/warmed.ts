@@ -9,7 +9,7 @@ import type { Engine } from '../kvm/engine.js';
 import { cacheDirectory } from '../kvm/guest.js';
 import { discard, publish, removeAbandoned, tryLoad } from '../kvm/saved-cache.js';
 import { Snapshot } from '../kvm/snapshot.js';
-import { DEFAULT_SHAPE } from '../kvm/template.js';
+import { shapeOf } from '../kvm/template.js';
 import { entryNames } from '../kvm/template-cache.js';
 import type { StoredImage } from '../oci/image.js';
 import { prepareRootfs } from '../oci/prepare.js';
@@ -96,8 +96,7 @@ export async function createWarmed(
   const entry = {
     reference: image.reference.toString(),
     digest: image.digest,
-    ...DEFAULT_SHAPE,
-    ...Object.fromEntries(Object.entries(shape).filter(([, value]) => value !== undefined)),
+    ...shapeOf(shape),
     automatic,
     environment: await environment(),
     createdAt: new Date().toISOString(),

@@ -37,30 +37,25 @@ export class HostLock implements AsyncDisposable {
     const address = join('/proc/self/fd', String(folder.fd), basename(path));
     try {
       const waiting = new Set<Socket>();
-      for (;;) {
-        throwIfAborted(operation, signal);
+      while (!signal?.aborted) {
         const server = await listen(address, waiting);
         if (server) return new HostLock(folder, server, waiting);
         await untilReleased(address, signal);
       }
     } catch (error) {
-      await folder.close();
-      throwIfAborted(operation, signal);
-      debug('going on without the lock %s: %s', path, error);
-      return null;
+      debug('cannot lock %s: %s', path, error);
     }
+    await folder.close();
+    throwIfAborted(operation, signal);
+    return null;
   }
 
   /** Lets the next one in. */
-  async release(): Promise<void> {
+  async [Symbol.asyncDispose](): Promise<void> {
     const closed = new Promise((resolve) => this.#server.close(resolve));
     for (const socket of this.#waiting) socket.destroy();
     await closed;
     await this.#folder.close();
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.release();
   }
 }
 

@@ -12,7 +12,7 @@ import { cacheDirectory, findGuest } from './guest.js';
 import { HostLock } from './host-lock.js';
 import { discard, publish, removeAbandoned, tryLoad } from './saved-cache.js';
 import { ENGINE_OPTION, type Snapshot } from './snapshot.js';
-import { DEFAULT_SHAPE, Template } from './template.js';
+import { shapeOf, Template } from './template.js';
 
 const HASH_DIGITS = 16;
 
@@ -30,7 +30,7 @@ export async function cachedSnapshot(options: CachedOptions = {}): Promise<Snaps
   if (found) return found;
   await mkdir(parent, { recursive: true });
   // Guests that boot side by side only delay each other: of all callers, also in other processes, one boots it.
-  const lock = join(parent, `lock-${family}-${member}`);
+  const lock = join(parent, `lock-${family}`);
   await using _held = await HostLock.take(lock, 'cached', options.signal);
   const made = await tryLoad(directory, engine);
   if (made) return made;
@@ -76,8 +76,7 @@ export async function entryNames(
     consoleBytes: _own,
     ...given
   } = options;
-  const said = Object.entries(given).filter(([, value]) => value !== undefined);
-  const shape = { ...DEFAULT_SHAPE, ...Object.fromEntries(said) };
+  const shape = { ...given, ...shapeOf(given) };
   const own = options.kernelPath ?? options.initrdPath ?? options.diskPaths;
   const files = [options.kernelPath, options.initrdPath, ...(options.diskPaths ?? [])];
   const guest = options.kernelPath && options.initrdPath ? '' : findGuest().id;

@@ -29,8 +29,7 @@ import { StageClock } from './stage-clock.js';
 import { Vm } from './vm.js';
 
 const MIB = 1024 * 1024;
-/** The machine of those who say nothing about it. */
-export const DEFAULT_SHAPE = { memoryMiB: 128, vcpus: 1 };
+const DEFAULT_SHAPE = { memoryMiB: 128, vcpus: 1 };
 const DEFAULT_BOOT_TIMEOUT_MS = 60_000;
 const DEFAULT_CONSOLE_BYTES = 64 * 1024;
 // For kernels brought along: find the agent, end cleanly, and on PVM keep to the instructions that KVM's interpreter knows.
@@ -99,6 +98,17 @@ export class Template extends Vm {
   }
 }
 
+/** The size of the machine that these options ask for, in full. */
+export function shapeOf({ memoryMiB, vcpus }: Pick<BootOptions, 'memoryMiB' | 'vcpus'>): {
+  memoryMiB: number;
+  vcpus: number;
+} {
+  return {
+    memoryMiB: memoryMiB ?? DEFAULT_SHAPE.memoryMiB,
+    vcpus: vcpus ?? DEFAULT_SHAPE.vcpus,
+  };
+}
+
 function machineOptions(
   options: BootOptions,
   cid: number,
@@ -110,6 +120,7 @@ function machineOptions(
   const kernelPath = resolve(options.kernelPath ?? guest?.kernelPath ?? '');
   const initrdPath = options.initrdPath ?? guest?.initrdPath;
   const cmdline = brought || !guest ? PLAIN_CMDLINE : guest.cmdline;
+  const { memoryMiB, vcpus } = shapeOf(options);
   return {
     guest: brought || !guest ? kernelPath : guest.id,
     native: {
@@ -117,8 +128,8 @@ function machineOptions(
       initrdPath: initrdPath === undefined ? null : resolve(initrdPath),
       diskPaths: diskPaths.map((path) => resolve(path)),
       cmdline: commandLine({ cmdline }, probeHost().kind, options.cmdline),
-      memoryBytes: (options.memoryMiB ?? DEFAULT_SHAPE.memoryMiB) * MIB,
-      vcpus: options.vcpus ?? DEFAULT_SHAPE.vcpus,
+      memoryBytes: memoryMiB * MIB,
+      vcpus,
       cid,
       consoleBytes: options.consoleBytes ?? DEFAULT_CONSOLE_BYTES,
     },
