@@ -38,19 +38,16 @@ export const soak: BenchCase = {
   defaultN: 100_000,
   async measure(run) {
     await using snapshot = await openSnapshot(run);
-    await forkMany(snapshot, WARM_UP_FORKS, async (forks) =>
-      run.progress(`warming up: ${forks} forks`),
-    );
+    await forkMany(snapshot, WARM_UP_FORKS, (forks) => run.progress(`warming up: ${forks} forks`));
     const before = await footprint(snapshot);
-    let after = before;
-    run.samples.add('rss_mib', 'MiB', before.rssBytes / MIB);
-    const rssBytes = [before.rssBytes];
+    const footprints = [before];
     const forks = await forkMany(snapshot, run.n, async (done) => {
-      after = await footprint(snapshot);
-      run.samples.add('rss_mib', 'MiB', after.rssBytes / MIB);
-      rssBytes.push(after.rssBytes);
+      footprints.push(await footprint(snapshot));
       run.progress(`${done} forks`);
     });
+    const after = footprints.at(-1) ?? before;
+    const rssBytes = footprints.map((one) => one.rssBytes);
+    for (const bytes of rssBytes) run.samples.add('rss_mib', 'MiB', bytes / MIB);
     run.samples.add('leaked_fds', 'count', after.fds - before.fds);
     run.samples.add('leaked_threads', 'count', after.threads - before.threads);
     run.samples.add('leaked_mappings', 'count', after.mappings - before.mappings);
@@ -61,7 +58,7 @@ export const soak: BenchCase = {
 
 /**
  * From the first to the last of values taken at equal distances, by the least of the first third and of the last. What V8 has not
- * found dead yet adds some percent to single values and takes from none; what leaks adds to all that follow.
+ * found dead yet adds to single values and takes from none; what leaks adds to all that follow.
  */
 function growth(values: readonly number[]): number {
   const third = Math.ceil(values.length / 3);
@@ -72,7 +69,7 @@ function growth(values: readonly number[]): number {
 async function forkMany(
   snapshot: Snapshot,
   count: number,
-  onRound: (forks: number) => Promise<void>,
+  onRound: (forks: number) => void | Promise<void>,
 ): Promise<number> {
   let forks = 0;
   for (let round = 0; round < ROUNDS; round++) {
