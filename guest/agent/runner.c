@@ -29,10 +29,13 @@ enum { kStackBytes = 128 << 10, kLookMs = 100 };
 // its program or ends: set_tid_address(2), kernel/fork.c mm_release().
 enum { kGone = 0, kEntering = 1, kReady = 2 };
 
+// What the agent has asked of it.
+enum { kNothing = 0, kOrdered = 1, kTaken = 2 };
+
 static struct {
   pid_t pid;  // 0: none waits
   _Atomic uint32_t state;
-  _Atomic uint32_t ordered;  // the agent wants it to run
+  _Atomic uint32_t order;
   struct runner_kind kind;
   const char* (*enter)(const struct runner_kind* kind);
   const char* stage;
@@ -66,8 +69,12 @@ static int runner_main(void* unused) {
   runner.error = errno;
   if (runner.stage) _exit(1);
   set_and_wake(&runner.state, kReady);
-  wait_while(&runner.ordered, 0, NULL);
-  if (unshare(CLONE_FILES) < 0) _exit(1);
+  wait_while(&runner.order, kNothing, NULL);
+  atomic_store(&runner.order, kTaken);
+  if (unshare(CLONE_FILES) < 0) {
+    runner.error = errno;
+    _exit(1);
+  }
   prctl(PR_SET_PDEATHSIG, 0);
   runner.run(runner.argument);
   _exit(127);
@@ -88,7 +95,7 @@ static bool make_process(void) {
   // A runner that did not return from its functions leaves the sanitizer's marks of them.
   ASAN_UNPOISON_MEMORY_REGION(stack, kStackBytes);
   atomic_store(&runner.state, kEntering);
-  atomic_store(&runner.ordered, 0);
+  atomic_store(&runner.order, kNothing);
   pid_t pid = clone(runner_main, stack + kStackBytes, CLONE_VM | CLONE_FILES | CLONE_NEWPID, NULL);
   if (pid < 0) return false;
   runner.pid = pid;
@@ -109,9 +116,11 @@ static bool became_ready(void) {
 const char* runner_prepare(const struct runner_kind* kind,
                            const char* (*enter)(const struct runner_kind* kind)) {
   if (runner.pid != 0) {
+    // Whoever kills every process of the guest, or runs it out of memory, may kill this one.
+    bool waits = atomic_load(&runner.state) == kReady;
     bool fits = runner.kind.privileged == kind->privileged &&
                 runner.kind.capabilities == kind->capabilities;
-    if (fits) return NULL;
+    if (waits && fits) return NULL;
     runner_discard();
   }
   runner.kind = *kind;
@@ -125,19 +134,28 @@ const char* runner_prepare(const struct runner_kind* kind,
   return runner.stage ? runner.stage : "fork";
 }
 
-pid_t runner_start(void (*run)(void* argument), void* argument) {
+static pid_t start(void (*run)(void* argument), void* argument, int* status) {
   pid_t pid = runner.pid;
+  runner.error = ECHILD;
   runner.run = run;
   runner.argument = argument;
   runner.pid = 0;
-  set_and_wake(&runner.ordered, 1);
+  set_and_wake(&runner.order, kOrdered);
   wait_while(&runner.state, kReady, NULL);
   // One that executed nothing is still a child without a signal; the program is not.
-  while (waitpid(pid, NULL, __WCLONE) < 0) {
+  while (waitpid(pid, status, __WCLONE) < 0) {
     if (errno != EINTR) return pid;
   }
-  errno = ECHILD;
+  errno = runner.error;
   return -1;
+}
+
+pid_t runner_start(void (*run)(void* argument), void* argument, int* status) {
+  pid_t pid = start(run, argument, status);
+  if (pid > 0 || atomic_load(&runner.order) == kTaken) return pid;
+  // It was dying when it was asked.
+  const struct runner_kind kind = runner.kind;
+  return runner_prepare(&kind, runner.enter) ? -1 : start(run, argument, status);
 }
 
 void runner_discard(void) {

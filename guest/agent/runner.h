@@ -17,8 +17,9 @@ struct runner_kind {
 const char* runner_prepare(const struct runner_kind* kind,
                            const char* (*enter)(const struct runner_kind* kind));
 // Has the waiting one call `run(argument)`, which executes a program or ends the process; both
-// share the agent's memory until then. Returns its process id when that has happened.
-pid_t runner_start(void (*run)(void* argument), void* argument);
+// share the agent's memory until then. Returns its process id when that has happened; -1, errno and
+// its wait status when it ended without a program.
+pid_t runner_start(void (*run)(void* argument), void* argument, int* status);
 void runner_discard(void);
 
 #endif

@@ -188,8 +188,20 @@ static const char* open_tool(struct spawn* spawn) {
 
 static void run_in_runner(void* spawn) { run_child(spawn); }
 
+// A stage of its own says more than how it ended.
+static pid_t start_runner(struct spawn* spawn) {
+  static char text[64];
+  int status = 0;
+  pid_t pid = runner_start(run_in_runner, spawn, &status);
+  if (pid < 0 && !spawn->stage && WIFSIGNALED(status)) {
+    snprintf(text, sizeof text, "signal %d ended it before its program began", WTERMSIG(status));
+    spawn->text = text;
+  }
+  return pid;
+}
+
 static pid_t fork_contained(struct spawn* spawn) {
-  if (spawn->container->flags & kContainerMain) return runner_start(run_in_runner, spawn);
+  if (spawn->container->flags & kContainerMain) return start_runner(spawn);
   pid_t pid = vfork();
   if (pid == 0) run_child(spawn);
   return pid;

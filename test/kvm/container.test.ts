@@ -166,6 +166,13 @@ test('it opens Docker’s devices only, whatever nodes it makes, unless it is pr
   expect(privileged.stdout).toBe('all\r\n');
 });
 
+test('it starts in a machine where a command has killed every process', async () => {
+  await using clone = await snapshot.fork();
+  expect(await clone.exec(['sh', '-c', 'kill -9 -1'])).toMatchObject({ exitCode: 0 });
+  const { stdout } = await clone.run({ entrypoint: ['echo', 'starts'], argv: [] });
+  expect(stdout).toBe('starts\n');
+});
+
 test('the machine ends with its main process, unless it is kept', async () => {
   await using ends = await snapshot.fork();
   await using stays = await snapshot.fork();
