@@ -1,7 +1,8 @@
 // Every way to fail: one table of codes, what each means and what to do next, and the one error class that carries them.
 // docs/errors.md shows the same table; a test compares the two.
 
-import { getSystemErrorName } from 'node:util';
+import { constants } from 'node:os';
+import { getSystemErrorMap } from 'node:util';
 
 interface ErrorKind {
   /** What happened, the opening of every message with this code. */
@@ -296,9 +297,10 @@ export function isErrorCode(value: unknown): value is ErrorCode {
   return typeof value === 'string' && Object.hasOwn(ERROR_CODES, value);
 }
 
+// What libuv has no name for, e.g. ENOEXEC, which a program for another processor fails with.
+const MORE_NAMES = new Map(Object.entries(constants.errno).map(([name, errno]) => [errno, name]));
+
 /** The name of an errno, e.g. `ENOENT` for 2. */
 export function errnoName(errno: number): string {
-  return Number.isInteger(errno) && errno > 0 && errno < 4096
-    ? getSystemErrorName(-errno)
-    : `errno ${errno}`;
+  return getSystemErrorMap().get(-errno)?.[0] ?? MORE_NAMES.get(errno) ?? `errno ${errno}`;
 }

@@ -72,6 +72,9 @@ describe('fromNative', () => {
 
 test('errnoName survives what a hostile guest may send', () => {
   expect(errnoName(2)).toBe('ENOENT');
+  expect(errnoName(8)).toBe('ENOEXEC');
+  expect(errnoName(95)).toBe('ENOTSUP');
+  expect(errnoName(1_000)).toBe('errno 1000');
   expect(errnoName(0)).toBe('errno 0');
   expect(errnoName(4_294_967_295)).toBe('errno 4294967295');
 });
