@@ -11,27 +11,29 @@ const lint = async () => (await import('./lint.mjs')).lint();
 const fuzz = async () => (await fuzzCore()).add(await fuzzParsers());
 const stages = { lint, native, fuzz, unit, kvm, nested };
 
-// Stages of a lane run one after the other, lanes side by side. The emulated host has one processor, which leaves another;
-// the guests of `kvm` have the machine to themselves: beside a compiler an interpreted one hardly gets on.
-const plan = [[['nested'], ['lint', 'native', 'fuzz', 'unit']], [['kvm']]];
+// An emulated host has one processor, which leaves another to what does not need /dev/kvm. The guests of `kvm` have the
+// machine to themselves: beside a compiler an interpreted one hardly gets on.
+const besideNested = ['lint', 'native', 'fuzz', 'unit'];
 
 async function runPlan(wanted) {
   const results = [];
-  for (const lanes of plan) {
-    const runLane = async (names) => {
-      for (const name of names.filter((candidate) => wanted.includes(candidate))) {
-        results.push({ name, outcome: await runStage(name) });
-      }
-    };
-    await Promise.all(lanes.map(runLane));
-  }
+  const runWanted = async (names, ...args) => {
+    for (const name of names.filter((candidate) => wanted.includes(candidate))) {
+      const startedMs = performance.now();
+      const outcome = await runStage(name, args);
+      results.push({ name, outcome, seconds: (performance.now() - startedMs) / 1000 });
+    }
+  };
+  const others = runWanted(besideNested);
+  await Promise.all([others, runWanted(['nested'], others)]);
+  await runWanted(['kvm']);
   return results;
 }
 
 /** A stage that breaks down, e.g. because it does not compile, counts as one failed test. */
-async function runStage(name) {
+async function runStage(name, args) {
   try {
-    return await stages[name]();
+    return await stages[name](...args);
   } catch (error) {
     console.error(error instanceof Failure ? `error: ${error.message}` : error);
     return new Outcome().fail(name, error.output ?? String(error));
@@ -42,7 +44,8 @@ function report(results) {
   const total = new Outcome();
   for (const { outcome } of results) total.add(outcome);
   if (total.failed > 0) console.log(`\nWhat failed, once more:\n${total.describeFailures()}\n`);
-  for (const { name, outcome } of results) console.log(`${name.padEnd(8)} ${outcome}`);
+  for (const { name, outcome, seconds } of results)
+    console.log(`${name.padEnd(8)} ${outcome}, ${seconds.toFixed(0)} s`);
   if (total.failed > 0 || total.passed === 0) process.exitCode = 1;
   console.log(String(total));
 }

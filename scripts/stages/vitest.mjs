@@ -14,7 +14,7 @@ const isTest = (path) => path.endsWith('.test.ts');
 const kvmTimeoutMs = 40 * 60_000;
 
 // Files that look at all of the machine, or whose guests take all of it; the others run two at a time.
-const alone = ['event-loop', 'fork', 'images', 'isolation', 'leaks', 'process'].map(
+const alone = ['event-loop', 'fork', 'isolation', 'leaks', 'process'].map(
   (name) => `test/kvm/${name}.test.ts`,
 );
 
@@ -55,7 +55,8 @@ async function runProject(project, name, options, timeoutMs, env = {}) {
   return readReport(project, report, code, output);
 }
 
-export async function nested() {
+/** `othersEnd`: when the stages beside it leave the other processor to it. */
+export async function nested(othersEnd) {
   const { runNestedSuite } = await import(join(root, 'test/nested/run.mjs'));
-  return runNestedSuite();
+  return runNestedSuite(undefined, othersEnd);
 }

@@ -19,9 +19,9 @@ async function withPreparedHost(use) {
   return withNestedHost(guestFiles, use);
 }
 
-/** The kvm suite, or the given files of it, inside nested hosts: their Outcome. */
-export const runNestedSuite = (files) =>
-  withPreparedHost((host) => runSuite(host, { resultDir, onOutput: write, files }));
+/** The kvm suite, or the given files of it, inside nested hosts: their Outcome. See runSuite(). */
+export const runNestedSuite = (files, othersEnd) =>
+  withPreparedHost((host) => runSuite(host, { resultDir, onOutput: write, files, othersEnd }));
 
 const isTest = (word) => /^test\/kvm\/.*\.test\.ts$/.test(word);
 

@@ -4,6 +4,7 @@
 // Such an accident costs the files of one boot two more, and those of one that meets the next a boot each; a test that
 // fails otherwise is never run again.
 import { readFileSync, rmSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { basename, join } from 'node:path';
 import { listFiles } from '../../scripts/lib/files.mjs';
 import { Outcome } from '../../scripts/lib/outcome.mjs';
@@ -19,7 +20,7 @@ const bootTimeoutMs = 15 * 60_000;
 const silenceMs = 150_000;
 
 // The host, Vitest and the template's guest take a minute to start there.
-const filesPerBoot = 10;
+const filesPerBoot = 6;
 
 const vitest = ['node', 'node_modules/vitest/vitest.mjs', 'run', '--project', 'kvm'];
 const reporters = [
@@ -28,25 +29,43 @@ const reporters = [
   '--outputFile.json=/result/report.json',
 ];
 
-/** Runs every file of test/kvm (or those given); returns the Outcome. One boot after the other. */
-export async function runSuite(host, { resultDir, onOutput, files = suiteFiles() }) {
+/**
+ * Runs every file of test/kvm (or those given); returns the Outcome. One boot after the other, and two at a time once
+ * `othersEnd`: an emulated host keeps one processor busy.
+ */
+export async function runSuite(host, { resultDir, onOutput, files = suiteFiles(), othersEnd }) {
   const total = new Outcome();
   const queue = shareBoots(files).map((shared) => ({ files: shared, boots: 1 }));
-  for (const { files: shared, boots } of queue) {
-    const result = await runOnce(host, shared, { resultDir, onOutput });
-    const accident = result ? guestAccident(result) : 'the emulated host was lost';
-    if (accident && boots < maxBoots) {
-      console.error(`*** ${accident}, boot ${boots} of ${maxBoots}: again ***`);
-      const size = boots === 1 ? Math.ceil(shared.length / 2) : 1;
-      for (let from = 0; from < shared.length; from += size)
-        queue.push({ files: shared.slice(from, from + size), boots: boots + 1 });
-    } else if (result) {
-      total.add(result);
-    } else {
-      total.fail(`nested: ${shared.join(' ')}`, 'the emulated host was lost', shared.length);
+  const lane = async () => {
+    for (let group = queue.shift(); group; group = queue.shift()) {
+      const result = await runOnce(host, group.files, { resultDir, onOutput });
+      queue.push(...settle(group, result, total));
     }
-  }
+  };
+  const second = availableParallelism() > 1 ? Promise.resolve(othersEnd).then(lane) : undefined;
+  await Promise.all([lane(), second]);
   return total;
+}
+
+/** Adds to `total` what a boot has come to, or returns what is to be run again. */
+function settle({ files, boots }, result, total) {
+  const accident = result ? guestAccident(result) : 'the emulated host was lost';
+  if (accident && boots < maxBoots) {
+    console.error(`*** ${accident}, boot ${boots} of ${maxBoots}: again ***`);
+    return inSharesOf(boots === 1 ? Math.ceil(files.length / 2) : 1, files).map((share) => ({
+      files: share,
+      boots: boots + 1,
+    }));
+  }
+  if (result) total.add(result);
+  else total.fail(`nested: ${files.join(' ')}`, 'the emulated host was lost', files.length);
+  return [];
+}
+
+function inSharesOf(size, files) {
+  const shares = [];
+  for (let from = 0; from < files.length; from += size) shares.push(files.slice(from, from + size));
+  return shares;
 }
 
 /** What the emulation did to a guest; null when all failures, if any, have other reasons. */
@@ -76,13 +95,24 @@ async function runOnce(host, files, { resultDir, onOutput }) {
   const report = join(directory, 'report.json');
   rmSync(report, { force: true });
   const argv = [...vitest, ...reporters, ...files];
-  const limits = { timeoutMs: bootTimeoutMs, silenceMs };
+  const watch = { timeoutMs: bootTimeoutMs, silenceMs, onOutput: wholeLines(onOutput) };
   try {
-    const code = await host({ argv, resultDir: directory, ...limits, onOutput });
+    const code = await host({ argv, resultDir: directory, ...watch });
     return readReport('nested', report, code);
   } catch (error) {
     console.error(`*** ${files.join(' ')}: ${error.message}`);
     if (error instanceof HostDied) return null;
     return new Outcome().fail(`nested: ${files.join(' ')}`, error.message, files.length);
   }
+}
+
+/** Passes chunks on as far as their lines go: two hosts speak at a time. */
+function wholeLines(write) {
+  let rest = Buffer.alloc(0);
+  return (chunk) => {
+    const all = Buffer.concat([rest, chunk]);
+    const end = all.lastIndexOf('\n') + 1;
+    if (end > 0) write(all.subarray(0, end));
+    rest = all.subarray(end);
+  };
 }
