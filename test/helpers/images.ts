@@ -31,13 +31,24 @@ export async function warmedSnapshot(
   return await clone.snapshot();
 }
 
-/** Reads a stream line by line until one is `wanted`; what came behind it stays unread. */
-export async function untilLine(stream: Readable, wanted: string): Promise<void> {
+/** Reads a stream until one of its lines is `wanted`; what came behind it stays unread. */
+export const untilLine = (stream: Readable, wanted: string): Promise<void> =>
+  readUntil(stream, wanted, (text) => text.split('\n').includes(wanted));
+
+/** Reads a stream until it has said `wanted`, within whatever line. */
+export const untilText = (stream: Readable, wanted: string): Promise<void> =>
+  readUntil(stream, wanted, (text) => text.includes(wanted));
+
+async function readUntil(
+  stream: Readable,
+  wanted: string,
+  isThere: (text: string) => boolean,
+): Promise<void> {
   let text = '';
-  while (!text.split('\n').includes(wanted)) {
+  while (!isThere(text)) {
     const chunk: Buffer | null = stream.read();
     if (chunk) text += chunk.toString();
-    else if (stream.readableEnded) throw new Error(`no line ${wanted} in ${text}`);
+    else if (stream.readableEnded) throw new Error(`no ${wanted} in ${text}`);
     else await new Promise((resolve) => stream.once('readable', resolve));
   }
 }

@@ -5,7 +5,7 @@ import { Readable } from 'node:stream';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Clone, PreparedRootfs, Snapshot } from 'vmfork';
 import { debianRootfs } from '../helpers/debian-image.js';
-import { bytesOf, untilLine, warmedSnapshot } from '../helpers/images.js';
+import { bytesOf, untilLine, untilText, warmedSnapshot } from '../helpers/images.js';
 import { destroyAll, eventually } from '../helpers/kvm.js';
 import { run } from '../helpers/oci/images.js';
 import { archive } from '../unit/oci/rootfs/tar-maker.js';
@@ -38,16 +38,14 @@ test(
   'its interpreters and its package manager run',
   async () => {
     await using clone = await snapshot.fork();
-    const [python, perl, bash, apt] = await outputs(
+    const [perl, bash, apt] = await outputs(
       clone,
-      ['python3', '-c', 'import os; print(sum(range(1000)), os.getpid(), os.getcwd())'],
       ['perl', '-e', 'print join ",", map { $_ * $_ } 1 .. 4'],
-      ['bash', '-c', '[[ abc == +([a-c]) ]] && echo $LANG $BASHPID'],
+      ['bash', '-c', '[[ abc == +([a-c]) ]] && echo $LANG $BASHPID $PWD'],
       ['apt-get', '--version'],
     );
-    expect(python).toBe('499500 1 /srv');
     expect(perl).toBe('1,4,9,16');
-    expect(bash).toBe('C.UTF-8 1');
+    expect(bash).toBe('C.UTF-8 1 /srv');
     expect(apt).toMatch(/^apt 2\./);
   },
   RUN_TIMEOUT_MS,
@@ -58,13 +56,8 @@ test(
   async () => {
     await using clone = await snapshot.fork();
     const container = clone.start({ argv: ['redis-server', '--save', '', '--daemonize', 'no'] });
+    await untilText(container.main.stdout, 'Ready to accept connections');
     container.main.stdout.resume();
-    const answers = () =>
-      clone.connectTcp(REDIS_PORT).then(
-        (tunnel) => tunnel.destroy().destroyed,
-        () => false,
-      );
-    expect(await eventually(answers, 60_000)).toBe(true);
     const tunnel = await clone.connectTcp(REDIS_PORT);
     tunnel.write('SET key value\r\nGET key\r\n');
     await untilLine(tunnel, 'value\r');
