@@ -3,10 +3,11 @@
 // answered a ping afterwards, outside the time: a fork whose guest never ran would be no fork.
 
 import { type Clone, Engine, Snapshot } from '#src/index.js';
+import { forkedMs } from '#src/kvm/stage-clock.js';
 import { ForkFloor } from '../floor/floor.js';
 import type { BenchCase, CaseRun } from '../harness/case.js';
 import { guestParameters, openSnapshot } from './default-guest.js';
-import { addStages, forkedMs, restoredMs } from './stages.js';
+import { addStages, restoredMs } from './stages.js';
 
 /** Ways take turns of so many samples, so that a drift of the machine hits them all alike. */
 const BLOCK = 10;

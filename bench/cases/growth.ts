@@ -3,12 +3,12 @@
 // point cannot hide. 1 would be perfectly flat.
 
 import { Snapshot } from '#src/index.js';
+import { forkedMs } from '#src/kvm/stage-clock.js';
 import { BareFork, forkAndDestroy } from '../harness/bare-fork.js';
 import type { BenchCase, CaseRun } from '../harness/case.js';
 import { msSince, now } from '../harness/clock.js';
 import { crowdEngine, forkCrowd } from '../harness/crowd.js';
 import { guestParameters, MEMORY_MIB, openSnapshot } from './default-guest.js';
-import { forkedMs } from './stages.js';
 
 const SIZES_MIB = [128, 512, 1024, 4096];
 const DEPTHS = [1, 2, 8, 32, 64];

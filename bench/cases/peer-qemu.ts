@@ -3,11 +3,11 @@
 
 import type { Snapshot } from '#src/index.js';
 import { commandLine, findGuest } from '#src/kvm/guest.js';
+import { forkedMs } from '#src/kvm/stage-clock.js';
 import type { BenchCase, CaseRun } from '../harness/case.js';
 import { msSince, now } from '../harness/clock.js';
 import { QemuTemplate } from '../peers/qemu/template.js';
 import { guestParameters, MEMORY_MIB, openSnapshot, repeat } from './default-guest.js';
-import { forkedMs } from './stages.js';
 
 export const peerQemu: BenchCase = {
   name: 'peer-qemu',

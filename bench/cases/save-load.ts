@@ -5,10 +5,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Snapshot } from '#src/index.js';
+import { forkedMs } from '#src/kvm/stage-clock.js';
 import type { BenchCase, CaseRun } from '../harness/case.js';
 import { msSince, now } from '../harness/clock.js';
 import { guestParameters, openSnapshot, repeat } from './default-guest.js';
-import { forkedMs } from './stages.js';
 
 const DEPTH = 8;
 // Enough that no later level can have written to all of it by chance, which would drop the level from the chain.

@@ -4,6 +4,7 @@ import { cpus, release } from 'node:os';
 import type { Clone } from '../kvm/clone.js';
 import { probeHost } from '../kvm/engine.js';
 import type { Snapshot } from '../kvm/snapshot.js';
+import { forkedMs } from '../kvm/stage-clock.js';
 import { describeDemo } from './demo-report.js';
 import { type ReadySnapshot, readySnapshot, withEngine } from './engine.js';
 import { EXIT } from './exit-codes.js';
@@ -18,7 +19,6 @@ const COMMAND = ['cat', '/etc/hostname', '/run/vmfork/generation', '/tmp/who'];
 const WHO_PATH = '/tmp/who';
 const ENTROPY_BYTES = 8;
 const KIB = 1024;
-const NS_PER_MS = 1e6;
 
 /** One machine of the demo. */
 export interface DemoMachine {
@@ -135,18 +135,12 @@ async function runMachine({ clone, readyMs }: ForkedClone): Promise<DemoMachine>
     cid,
     entropy: entropy.toString('hex'),
     output: stdout.trimEnd().split('\n'),
-    forkMs: forkMs(clone),
+    forkMs: forkedMs(clone.timings()),
     readyMs,
     commandMs: durationMs,
     privateKiB: privateBytes / KIB,
     sharedKiB: sharedBytes / KIB,
   };
-}
-
-/** From its turn until the state is restored and the vCPU runs. */
-function forkMs(clone: Clone): number {
-  const stages = clone.timings().filter(({ stage }) => stage === 'identity' || stage === 'fork');
-  return stages.reduce((sum, { ns }) => sum + ns, 0) / NS_PER_MS;
 }
 
 function prove(machines: readonly DemoMachine[]): DemoReport['proof'] {

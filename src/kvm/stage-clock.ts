@@ -24,3 +24,17 @@ export class StageClock {
     this.#lastMs = nowMs;
   }
 }
+
+const UNTIL_FORKED = ['admit', 'identity', 'fork'];
+
+/** Of a fork's timings: from the call until JavaScript knows that the state is restored and the vCPU's thread runs. */
+export function forkedMs(timings: readonly Timing[]): number {
+  return sumMs(timings, (stage) => UNTIL_FORKED.includes(stage));
+}
+
+/** Of those stages that are meant. Throws where there are fewer than a fork has. */
+export function sumMs(timings: readonly Timing[], isMeant: (stage: string) => boolean): number {
+  const meant = timings.filter(({ stage }) => isMeant(stage));
+  if (meant.length < UNTIL_FORKED.length) throw new Error('the fork has no timings');
+  return meant.reduce((sum, { ns }) => sum + ns, 0) / NS_PER_MS;
+}
