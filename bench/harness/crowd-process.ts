@@ -5,6 +5,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
+import { mapLimited } from '#src/concurrency.js';
 import { type Clone, Snapshot } from '#src/index.js';
 import { crowdEngine } from './crowd.js';
 
@@ -61,8 +62,8 @@ async function serve(memoryMiB: number, count: number, work: readonly string[]):
     fork: async () => {
       clones = await snapshot.fork({ count });
     },
-    ping: () => eachOf(clones, (clone) => clone.ping()),
-    work: () => eachOf(clones, (clone) => clone.exec(work)),
+    ping: () => mapLimited(clones, WORKERS, (clone) => clone.ping()),
+    work: () => mapLimited(clones, WORKERS, (clone) => clone.exec(work)),
     destroy: () => Promise.all(clones.map((clone) => clone.destroy())),
   };
   process.on('message', (step: Step) => {
@@ -75,17 +76,6 @@ async function serve(memoryMiB: number, count: number, work: readonly string[]):
     );
   });
   process.send?.('ready');
-}
-
-async function eachOf(
-  clones: readonly Clone[],
-  work: (clone: Clone) => Promise<unknown>,
-): Promise<void> {
-  const queue = [...clones];
-  const worker = async () => {
-    for (let clone = queue.shift(); clone; clone = queue.shift()) await work(clone);
-  };
-  await Promise.all(Array.from({ length: WORKERS }, worker));
 }
 
 if (process.argv[1] === FILE) {

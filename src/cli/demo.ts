@@ -1,6 +1,7 @@
 // `vmfork demo`: forks twenty machines from one frozen Linux, lets each run a command, and shows that they are twenty.
 
 import { cpus, release } from 'node:os';
+import { mapLimited } from '../concurrency.js';
 import type { Clone } from '../kvm/clone.js';
 import { probeHost } from '../kvm/engine.js';
 import type { Snapshot } from '../kvm/snapshot.js';
@@ -94,7 +95,7 @@ async function runMachines(snapshot: Snapshot): Promise<DemoMachine[]> {
     for (let i = 0; i < CLONES; i++) clones.push(await forkOne(snapshot));
     await Promise.all(clones.map(({ clone }, number) => clone.writeFile(WHO_PATH, `${number}\n`)));
     note(`running \`${COMMAND.join(' ')}\` in each`);
-    return await inTurns(clones, runMachine);
+    return await mapLimited(clones, AT_ONCE, runMachine);
   } finally {
     await Promise.all(clones.map(({ clone }) => clone.destroy()));
   }
@@ -109,19 +110,6 @@ async function forkOne(snapshot: Snapshot): Promise<ForkedClone> {
   const started = performance.now();
   const clone = await snapshot.fork();
   return { clone, readyMs: performance.now() - started };
-}
-
-/** Like Promise.all over `items`, a few at a time. */
-async function inTurns<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
-  const results: R[] = [];
-  let next = 0;
-  const worker = async () => {
-    for (let at = next++; at < items.length; at = next++) {
-      results[at] = await work(items[at] as T);
-    }
-  };
-  await Promise.all(Array.from({ length: AT_ONCE }, worker));
-  return results;
 }
 
 async function runMachine({ clone, readyMs }: ForkedClone): Promise<DemoMachine> {

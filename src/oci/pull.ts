@@ -1,13 +1,14 @@
 // Pulling: a name becomes an image in the store.
 
+import { mapLimited } from '../concurrency.js';
 import { VmforkError } from '../errors.js';
 import type { BlobStore } from './blobs.js';
-import { forEachLimited, type KeyedMutex } from './concurrency.js';
 import { type Credentials, dockerCredentials } from './credentials.js';
 import { checkDigest, digestMismatch, sha256, splitDigest } from './digest.js';
 import { downloadBlob } from './download.js';
 import { type RetryPolicy, readBody } from './http.js';
 import type { ImageParts } from './image.js';
+import type { KeyedMutex } from './keyed-mutex.js';
 import { Lease } from './lease.js';
 import { isForeign } from './media-types.js';
 import type { Platform } from './platform.js';
@@ -100,7 +101,7 @@ class Pull {
       this.#fetchConfig(entry),
     );
     await this.#blobs.write(manifest.config.digest, bytes);
-    await forEachLimited(needed, concurrency, (blob) => this.#obtain(blob), stopOthers);
+    await mapLimited(needed, concurrency, (blob) => this.#obtain(blob), stopOthers);
     const totalBytes = needed.reduce((sum, { size }) => sum + size, 0);
     onProgress?.({ phase: 'done', doneBytes: totalBytes, totalBytes });
     return { reference, digest, manifest, config, target: top.digest };

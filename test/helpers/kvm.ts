@@ -6,6 +6,7 @@ import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
 import { type Clone, type Command, type Engine, Snapshot, type Vm } from 'vmfork';
+import { mapLimited } from '#src/concurrency.js';
 import { buildTestPrograms } from '../kvm/programs/build.mjs';
 
 /** Inside the emulated host: everything but the guest's kernel is slow. */
@@ -91,21 +92,8 @@ export async function askOnce(vm: Vm, request: string): Promise<string> {
   }
 }
 
-/** Works on all items, a few at a time: many busy guests on few processors only delay each other. */
-async function fewAtATime<T, R>(
-  items: readonly T[],
-  work: (item: T, index: number) => Promise<R>,
-): Promise<R[]> {
-  const results: R[] = [];
-  const queue = [...items.entries()];
-  const worker = async () => {
-    for (let next = queue.shift(); next; next = queue.shift()) {
-      results[next[0]] = await work(next[1], next[0]);
-    }
-  };
-  await Promise.all(Array.from({ length: 4 }, worker));
-  return results;
-}
+// Many busy guests on few processors only delay each other.
+const AT_WORK = 4;
 
 /**
  * Many clones of which few are at work: the others stand still, because even an idle guest ticks. Disposing destroys all,
@@ -136,7 +124,7 @@ export class Herd {
 
   /** Works on each clone, a few at a time. */
   each<R>(work: (clone: Clone, index: number) => Promise<R>): Promise<R[]> {
-    return fewAtATime(this.clones, async (clone, index) => {
+    return mapLimited(this.clones, AT_WORK, async (clone, index) => {
       await clone.resume();
       const result = await work(clone, index);
       await clone.pause();

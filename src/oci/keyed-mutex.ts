@@ -20,27 +20,3 @@ export class KeyedMutex {
     }
   }
 }
-
-/** Runs a step for each item, at most `most` at once. The first failure ends it, after `onFailure` stopped the others. */
-export async function forEachLimited<T>(
-  items: readonly T[],
-  most: number,
-  step: (item: T) => Promise<void>,
-  onFailure: () => void,
-): Promise<void> {
-  const queue = items.values();
-  const failures: unknown[] = [];
-  const worker = async () => {
-    for (const item of queue) {
-      if (failures.length > 0) return;
-      try {
-        await step(item);
-      } catch (error) {
-        failures.push(error);
-        onFailure();
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: Math.min(most, items.length) }, worker));
-  if (failures.length > 0) throw failures[0];
-}
