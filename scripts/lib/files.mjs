@@ -46,7 +46,7 @@ export async function unlessCurrent(stampPath, key, outputs, work) {
   return true;
 }
 
-/** Lets one process at a time do `work` in this checkout; a lock whose owner died is taken over. */
+/** Lets one process at a time do `work` in this checkout. */
 export async function withLock(name, work) {
   const path = join(root, 'build', `${name}.lock`);
   mkdirSync(dirname(path), { recursive: true });
@@ -54,7 +54,7 @@ export async function withLock(name, work) {
   try {
     return await work();
   } finally {
-    release();
+    await release();
   }
 }
 
