@@ -99,7 +99,7 @@ test('a terminal has a size, follows resize(), and interrupts', async () => {
 });
 
 describe('large streams', () => {
-  const total = scale({ full: 256, nested: 64, interpreted: 4 });
+  const total = scale({ full: 256, nested: 32, interpreted: 2 });
 
   test(`${total} MiB through a command, both ways, hash-checked, with bounded memory`, async () => {
     const command = clone.spawn(['cat']);

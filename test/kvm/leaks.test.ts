@@ -34,7 +34,7 @@ function expectSame(before: Footprint, after: Footprint): void {
   expect((after.residentBytes - before.residentBytes) / MIB).toBeLessThan(40);
 }
 
-const total = scale({ full: 200, nested: 40, interpreted: 200 });
+const total = scale({ full: 200, nested: 40, interpreted: 100 });
 
 test(`${total} rounds of fork, command and destroy leave files, threads, mappings and memory where they were`, async () => {
   const round = async () => {

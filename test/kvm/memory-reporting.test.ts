@@ -16,7 +16,7 @@ import {
 
 const PAGE_BYTES = 4096;
 const KEPT_PAGES = 250;
-const FREED_PAGES = scale({ full: 10_240, nested: 5120, interpreted: 4096 });
+const FREED_PAGES = scale({ full: 10_240, nested: 5120, interpreted: 2048 });
 const MEMORY_MIB = 128;
 // Linux reports free blocks of 64 KiB and more (page_reporting_process_zone() in mm/page_reporting.c): what smaller ones
 // hold, and what the guest has used again in the meantime, stays.

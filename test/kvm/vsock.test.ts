@@ -73,7 +73,7 @@ describe('connect', () => {
     expect(await echo(await child.connect(ECHO_PORT), 'new')).toBe('new');
   });
 
-  const total = scale({ full: 256, nested: 64, interpreted: 4 });
+  const total = scale({ full: 256, nested: 32, interpreted: 2 });
   test(`${total} MiB pass unharmed both ways, little of it at a time`, async () => {
     const socket = await clone.connect(ECHO_PORT);
     await expectEcho(socket, socket, total);

@@ -21,7 +21,7 @@ const bootTimeoutMs = 15 * 60_000;
 const silenceMs = 150_000;
 
 // The host, Vitest and the template's guest take a minute to start there.
-const filesPerBoot = 6;
+const filesPerBoot = 8;
 
 const vitest = ['node', 'node_modules/vitest/vitest.mjs', 'run', '--project', 'kvm'];
 const reporters = [
