@@ -16,9 +16,13 @@ export async function lock(path, onWait = () => {}) {
     detached: true,
   });
   const ended = once(child, 'exit');
+  const release = () => {
+    child.stdin.end();
+    return ended;
+  };
   for await (const line of createInterface(child.stdout)) {
     if (line === 'waits') onWait();
-    if (line === 'holds') return () => child.stdin.end() && ended;
+    if (line === 'holds') return release;
   }
   throw new Failure(`cannot lock ${path}: is flock(1) there?`);
 }
