@@ -68,10 +68,12 @@ test(
 );
 
 // A container has the agent's socket at a path of its own.
-const WORKER = `client = {'__name__': 'client'}
+const WORKER = `import os
+client = {'__name__': 'client'}
 exec(open('/srv/fork-point.py').read(), client)
 argv, env, data, stream = client['fork_point']('warm', '/run/vmfork.sock')
-stream.write(b'%a %a %a' % (argv, env, data))
+own = (sum(range(1000)), os.getpid(), os.getcwd())
+stream.write(b'%a %a %a %a' % (argv, env, data, own))
 stream.close()`;
 
 test(
@@ -90,7 +92,7 @@ test(
     const answers = await Promise.all(
       clones.map(async ({ forkPoint }) => forkPoint && String(await bytesOf(forkPoint))),
     );
-    const rest = "{'A': 'b=c'} b'\\x00bytes'";
+    const rest = "{'A': 'b=c'} b'\\x00bytes' (499500, 1, '/srv')";
     expect(answers).toEqual([`['job 0'] ${rest}`, `['job 1'] ${rest}`]);
     await destroyAll(clones);
   },

@@ -198,6 +198,7 @@ describe('Snapshot.cached()', () => {
     vi.stubEnv('VMFORK_CACHE_DIR', cache);
     const templates = join(cache, 'templates');
     try {
+      await using old = await Snapshot.load(saved);
       const { family, member } = await entryNames({});
       const name = `${family}-${member}`;
       cpSync(saved, join(templates, `${family}-0000000000000000`), { recursive: true });
@@ -205,6 +206,7 @@ describe('Snapshot.cached()', () => {
       writeFileSync(join(templates, name, 'state'), 'damaged');
       const [replaced, same] = await Promise.all([templateSnapshot(), templateSnapshot()]);
       expect(same.metadata).toEqual(replaced.metadata);
+      expect(replaced.metadata.createdAt).not.toBe(old.metadata.createdAt);
       expect(readdirSync(templates)).toEqual([name]);
       const again = await Snapshot.cached({ memoryMiB: 128, consoleBytes: 4096 });
       expect(again.metadata).toEqual(replaced.metadata);
